@@ -1,0 +1,440 @@
+"""The agent's core: bytes, samples, PSI events and `now` in; actions and the next deadline out.
+
+A command that changes what the guest has, and a HELLO, are answered from a sample taken after it arrived: the core asks
+for one with `TakeSample`, the shell reads /proc and calls `sampled`, and the answer leaves in that call, followed by a
+fresh REPORT. Messages behind such a command wait for it, in order. A PSI event goes the same way: one pass over /proc,
+then the DEMAND, before anything else is written.
+
+A DEMAND while an INFLATE is on its way, or within a second of its end, names that INFLATE's gen: it stops the move. A
+second after the stop the agent looks again and repeats the DEMAND without gen if the guest is still short.
+"""
+
+from __future__ import annotations
+
+from ballonet_guest_agent.actions import SetTriggers, TakeSample, trigger_us
+from ballonet_guest_agent.balloon_floor import computed_floor_kib
+from ballonet_guest_agent.cadence import REPORT_CLOSEST_S, ReportRhythm
+from ballonet_guest_agent.consent import Consent, View
+from ballonet_guest_agent.demand import DemandGate
+from ballonet_guest_agent.pressure import Harm
+from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
+from ballonet_guest_agent.session import DEAD_S, MAJOR, MINOR, NEVER_S, Session, milliseconds
+from ballonet_guest_agent.want import present_kib, shortfall_kib, want_kib
+from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD, Watch
+from ballonet_protocol import (
+    AckStatus,
+    BalloonAck,
+    BalloonStatus,
+    Deflate,
+    Demand,
+    DemandWhy,
+    Hello,
+    HelloAck,
+    Inflate,
+    Limits,
+    Message,
+    MoveStatus,
+    PolicyAck,
+    PolicyStatus,
+    Report,
+    SetPolicy,
+    Severity,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ballonet_guest_agent.actions import Action, Identity, Instant
+    from ballonet_guest_agent.config import AgentSettings
+    from ballonet_guest_agent.sample import Sample
+
+#: Harm this soon after an inflation is the inflation's; a second after its stop it is the guest's own.
+SELF_INFLICTED_S = 1.0
+#: Without a stall, a shortage is said again when it has grown by this part of the RAM.
+WORSE_PART = 50  # 1/50 = 2 %
+CAPABILITIES = ("psi", "refault", "events")
+REPORT_MS_RANGE = (250, 60_000)
+#: What a coordinator may call dead: not less than its own ping's period, nor so long that a consent outlives it.
+DEAD_MS_RANGE = (2_000, 60_000)
+
+
+class Agent:
+    """One guest's side of the conversation. Every input returns the actions to carry out, in order."""
+
+    def __init__(self, settings: AgentSettings, identity: Identity) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.session = Session(identity)
+        self.consent = Consent()
+        self.watch = Watch(identity.has_psi_trigger)
+        self._gate = DemandGate()
+        self._rhythm = ReportRhythm(settings.report_ms / 1000)
+        self._waiting: Message | None = None
+        self._ram_kib: int | None = None
+        self._granted_kib: int | None = None
+        self._asked_kib = 0
+        self._stop: tuple[float, int, Harm] | None = None
+        self._reached_s = -NEVER_S
+        self._policy_gen = 0
+        self._policy_floor_kib = 0
+
+    # ---- inputs ------------------------------------------------------------------------------------------------
+
+    def connected(self, now: Instant) -> list[Action]:
+        """The port has a host on its other end (again)."""
+        self._begin(now)
+        self.session.connected(now)
+        return self._finish()
+
+    def disconnected(self, now: Instant) -> list[Action]:
+        """The port has no host."""
+        self._begin(now)
+        self.session.disconnected()
+        return self._finish()
+
+    def received(self, data: bytes, now: Instant) -> list[Action]:
+        """Bytes from the port, cut anywhere."""
+        self._begin(now)
+        self.session.connection.receive_data(data)
+        self._read_messages(now)
+        return self._finish()
+
+    def sampled(self, sample: Sample, now: Instant) -> list[Action]:
+        """The sample that was asked for."""
+        self._begin(now)
+        message, self._waiting = self._waiting, None
+        if isinstance(message, Hello):
+            self._welcome(message, sample, now)
+        if self.session.live:
+            self._observe(sample, now)
+            self._send_demand(sample, now)
+        if isinstance(message, (Inflate, Deflate)):
+            self._balloon_command(message, sample, now)
+        if message is not None:
+            self._read_messages(now)
+        if self.session.live and self._rhythm.is_due(sample, self.consent.state, now.monotonic_s):
+            self._send_report(sample, now)
+        return self._finish()
+
+    def pressed(self, kind: str, now: Instant) -> list[Action]:
+        """A PSI trigger fired: "some" or "full"; "poll" is a shell's own reading of the stall counter."""
+        self._begin(now)
+        if self.session.live:
+            self.watch.note_harm(now.monotonic_s)
+            severity = Severity.STARVING if kind == "full" else Severity.STALLING
+            self._gate.raise_(Harm(DemandWhy.PSI, severity))
+            self._sample_when_due(now)
+        return self._finish()
+
+    def psi_lost(self, now: Instant) -> list[Action]:
+        """The PSI triggers are gone: from now on stalls are seen in the samples."""
+        self._begin(now)
+        if self.watch.has_psi_trigger:
+            self.watch.has_psi_trigger = False
+            self.session.send_event("psi_lost", now)
+        return self._finish()
+
+    def tick(self, now: Instant) -> list[Action]:
+        """The deadline came. Harmless at any other time."""
+        self._begin(now)
+        self.session.tick(now)
+        if self.consent.expire(now.boottime_s):
+            self.session.log(4, f"move {self.consent.gen}: lease ran out")
+            if self.session.live and self.watch.sample is not None:
+                self._send_status(self.watch.sample, now)
+        self._sample_when_due(now)
+        return self._finish()
+
+    def shutdown(self, now: Instant) -> list[Action]:
+        """The agent stops: say so."""
+        self.session.stop(now)
+        return self._finish()
+
+    def deadline_s(self, now: Instant) -> float | None:
+        """Seconds until `tick` has something to do; None when only an input can change anything."""
+        wait_s = self.session.deadline_s(now)
+        lease_s = self.consent.lease_left_s(now.boottime_s)
+        if lease_s is not None:
+            wait_s = min(wait_s, lease_s)
+        if self.session.live:
+            wait_s = min(wait_s, self._sample_due_s() - now.monotonic_s)
+        return None if wait_s == NEVER_S else max(0.0, wait_s)
+
+    # ---- each input --------------------------------------------------------------------------------------------
+
+    def _begin(self, now: Instant) -> None:
+        self.session.look_at_clock(now)
+        self._forget_lost()
+
+    def _finish(self) -> list[Action]:
+        self._forget_lost()
+        actions, self.session.out = self.session.out, []
+        return actions
+
+    def _forget_lost(self) -> None:
+        if self.session.take_loss() and not isinstance(self._waiting, Hello):
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nobody is there any more: consent, harm and rhythm belonged to the conversation."""
+        self._waiting = None
+        self._stop = None
+        self.consent.end()
+        self._gate.clear()
+        self.watch.forget()
+        self._rhythm.restart()
+
+    def _read_messages(self, now: Instant) -> None:
+        while self._waiting is None:
+            message = self.session.next_message(now)
+            if message is None:
+                break
+            if isinstance(message, SetPolicy):
+                self._set_policy(message, now)
+            elif isinstance(message, (Hello, Inflate, Deflate)):
+                self._waiting = message
+                self._take_sample()
+
+    def _take_sample(self) -> None:
+        if not any(isinstance(action, TakeSample) for action in self.session.out):
+            self.session.out.append(TakeSample())
+
+    def _sample_when_due(self, now: Instant) -> None:
+        if self.session.live and now.monotonic_s >= self._sample_due_s():
+            self._take_sample()
+
+    def _sample_due_s(self) -> float:
+        report_s = max(self._rhythm.due_s(), self.watch.sampled_s + REPORT_CLOSEST_S)
+        due_s = min(self.watch.due_s(self._rhythm.period_s), report_s)
+        if self._stop is not None:
+            due_s = min(due_s, self._stop[0] + SELF_INFLICTED_S)
+        demand_s = self._gate.due_s()
+        return due_s if demand_s is None else min(due_s, demand_s)
+
+    # ---- session and policy ------------------------------------------------------------------------------------
+
+    def _welcome(self, hello: Hello, sample: Sample, now: Instant) -> None:
+        limits = hello.limits
+        report_ms = (limits and limits.report_ms) or self.settings.report_ms
+        last_gen, last_status = self.consent.state or (0, MoveStatus.REACHED)
+        self._forget()
+        self.consent.reset()
+        dead_ms = (limits and limits.dead_ms) or int(DEAD_S * 1000)
+        self.session.dead_s = _between(dead_ms, *DEAD_MS_RANGE) / 1000
+        self._rhythm.period_s = _between(report_ms, *REPORT_MS_RANGE) / 1000
+        self._ram_kib = None if hello.ram_bytes is None else hello.ram_bytes // 1024
+        self._policy_gen = self._policy_floor_kib = self._asked_kib = 0
+        self._set_triggers(DEFAULT_SOME_PERMYRIAD, DEFAULT_FULL_PERMYRIAD)
+        has = {"psi": sample.psi is not None, "refault": sample.vm.refaults_file is not None, "events": True}
+        acknowledgement = HelloAck(
+            re=hello.seq,
+            nonce=hello.nonce,
+            major=MAJOR,
+            minor=min(MINOR, hello.minor),
+            capabilities=tuple(name for name in CAPABILITIES if has[name] and name in hello.capabilities),
+            implementation=self.identity.implementation,
+            implementation_version=self.identity.version,
+            boot_id=self.identity.boot_id,
+            boottime_ms=milliseconds(now),
+            page_bytes=self.identity.page_bytes,
+            total_bytes=(sample.total_kib or 0) * 1024,
+            floor_bytes=self._floor_kib(sample) * 1024,
+            limits=Limits(
+                frame_bytes=4096,
+                inflight=8,
+                heartbeat_ms=2000,
+                dead_ms=int(self.session.dead_s * 1000),
+                report_ms=int(self._rhythm.period_s * 1000),
+            ),
+            gen=last_gen,
+            status=last_status,
+        )
+        self.session.opened()
+        self.session.log(5, f"session opened, nominal memory {self._ram(sample) // 1024} MiB")
+        self.session.send(acknowledgement, now)
+
+    def _set_policy(self, policy: SetPolicy, now: Instant) -> None:
+        status = PolicyStatus.APPLIED
+        if policy.gen == self._policy_gen:
+            status = PolicyStatus.DUPLICATE
+        elif policy.gen < self._policy_gen:
+            status = PolicyStatus.STALE
+        else:
+            self._policy_gen = policy.gen
+            if policy.report_ms is not None:
+                self._rhythm.period_s = policy.report_ms / 1000
+            if policy.floor_bytes is not None:
+                self._policy_floor_kib = _kib_up(policy.floor_bytes)
+                if self._ram_kib is not None and self._policy_floor_kib > self._ram_kib:
+                    status = PolicyStatus.CLAMPED
+            self._set_triggers(
+                policy.psi_some_permyriad or self.watch.some_permyriad,
+                policy.psi_full_permyriad or self.watch.full_permyriad,
+            )
+        self.session.send(PolicyAck(re=policy.seq, gen=self._policy_gen, status=status), now)
+
+    def _set_triggers(self, some_permyriad: int, full_permyriad: int) -> None:
+        if (some_permyriad, full_permyriad) != (self.watch.some_permyriad, self.watch.full_permyriad):
+            self.watch.some_permyriad, self.watch.full_permyriad = some_permyriad, full_permyriad
+            self.session.out.append(SetTriggers(trigger_us(some_permyriad), trigger_us(full_permyriad)))
+
+    # ---- the guest's size --------------------------------------------------------------------------------------
+
+    def _ram(self, sample: Sample) -> int:
+        """Nominal RAM in KiB: what HELLO said, at least what the kernel manages."""
+        return max(self._ram_kib or 0, sample.total_kib or 0)
+
+    def _present_bytes(self, sample: Sample) -> int | None:
+        """The guest's size; None when its kernel counts no balloon."""
+        return None if sample.balloon_kib is None else present_kib(sample, self._ram(sample)) * 1024
+
+    def _floor_kib(self, sample: Sample) -> int:
+        """The floor in force: the highest of configuration, policy and INFLATE. A host can raise it, never lower it."""
+        ram_kib = self._ram(sample)
+        own_kib = self.settings.floor_kib
+        if own_kib is None:
+            own_kib = computed_floor_kib(sample.total_kib or ram_kib, ram_kib)
+        return min(max(own_kib, self._policy_floor_kib, _kib_up(self.consent.floor_bytes)), ram_kib)
+
+    def _want_kib(self, sample: Sample, severity: int | None = None) -> int:
+        hot_kib = self.watch.hot_swap.kib(sample)
+        return want_kib(sample, self._ram(sample), self._floor_kib(sample), hot_kib, severity)
+
+    # ---- a new sample ------------------------------------------------------------------------------------------
+
+    def _observe(self, sample: Sample, now: Instant) -> None:
+        if self._rhythm.changed(sample, self.consent.state) or self.consent.shrinking:
+            self.watch.attend(now.monotonic_s)
+        for harm in self.watch.observe(sample, now, self._ram(sample), self._granted_kib):
+            self._gate.raise_(harm)
+        if self.watch.oom_killed:
+            self.session.send_event("oom_kill", now)
+        if self.watch.self_moved:
+            self.session.send_event("balloon_moved", now)
+        self._follow_move(sample, now)
+        self._ask_softly(sample, now)
+        self._ask_again(sample, now)
+
+    def _follow_move(self, sample: Sample, now: Instant) -> None:
+        if self.consent.progress(self._present_bytes(sample)):
+            self._reached_s = now.monotonic_s
+            self._send_status(sample, now)
+
+    def _ask_softly(self, sample: Sample, now: Instant) -> None:
+        """Short without a stall: say so once, and again when it has become worse. Not while an INFLATE is open."""
+        ram_kib = self._ram(sample)
+        if not shortfall_kib(sample, ram_kib):
+            self._asked_kib = 0
+        elif not (self.consent.live and self.consent.inflating) and not self._stopped_just_now(now):
+            want = self._want_kib(sample)
+            if want > max(present_kib(sample, ram_kib), self._asked_kib + ram_kib // WORSE_PART):
+                self._gate.raise_(Harm(DemandWhy.COMMIT, Severity.SHORT))
+
+    def _ask_again(self, sample: Sample, now: Instant) -> None:
+        """A second after a move was stopped: is it over, or was it the guest's own need?"""
+        if self._stop is None or self._stopped_just_now(now):
+            return
+        (stopped_s, _, harm), self._stop = self._stop, None
+        if self.watch.harmed_since(stopped_s) or shortfall_kib(sample, self._ram(sample)):
+            self._gate.raise_(harm)
+
+    def _stopped_just_now(self, now: Instant) -> bool:
+        return self._stop is not None and now.monotonic_s < self._stop[0] + SELF_INFLICTED_S
+
+    # ---- balloon commands --------------------------------------------------------------------------------------
+
+    def _balloon_command(self, command: Inflate | Deflate, sample: Sample, now: Instant) -> None:
+        ram_kib = self._ram(sample)
+        view = View(
+            ram_bytes=ram_kib * 1024,
+            present_bytes=self._present_bytes(sample),
+            floor_bytes=self._floor_kib(sample) * 1024,
+            unmovable_bytes=unmovable_kib(sample, ram_kib) * 1024,
+            suspended=self.session.asleep,
+            settling=now.boottime_s < self.settings.settling_s,
+            pressed=self.watch.pressed(now.monotonic_s),
+        )
+        answer = self.consent.answer(command, view, now.boottime_s)
+        acknowledgement = BalloonAck(
+            re=command.seq,
+            gen=answer.gen,
+            status=answer.status,
+            effective_bytes=answer.effective_bytes,
+            why=answer.why,
+        )
+        self.session.send(acknowledgement, now)
+        if answer.status in (AckStatus.ACCEPTED, AckStatus.CLAMPED):
+            self._stop = None
+            self._granted_kib = None
+            if isinstance(command, Deflate):
+                self._granted_kib = (answer.effective_bytes or 0) // 1024
+            self.watch.attend(now.monotonic_s)
+            self._follow_move(sample, now)
+            self._send_report(sample, now)
+
+    # ---- messages out ------------------------------------------------------------------------------------------
+
+    def _send_demand(self, sample: Sample, now: Instant) -> None:
+        harm = self._gate.take(now.monotonic_s)
+        if harm is None:
+            return
+        consent = self.consent
+        gen = self._stop[1] if self._stop is not None and self._stopped_just_now(now) else None
+        hurt = False
+        if consent.live and consent.inflating:
+            hurt = consent.shrinking or now.monotonic_s < self._reached_s + SELF_INFLICTED_S
+            if hurt:
+                gen = consent.gen
+                consent.stop()
+                self._stop = (now.monotonic_s, gen, harm)
+            else:
+                consent.end()
+        self._asked_kib = max(self._want_kib(sample, harm.severity), present_kib(sample, self._ram(sample)))
+        demand = Demand(
+            boottime_ms=milliseconds(now),
+            want_bytes=self._asked_kib * 1024,
+            why=harm.why,
+            severity=harm.severity,
+            gen=gen,
+        )
+        if not self.session.send(demand, now):
+            self._gate.raise_(harm)
+        if hurt:
+            self.session.log(5, f"move {consent.gen} hurts (why {harm.why}, severity {harm.severity}): stopped")
+            self._send_status(sample, now)
+
+    def _send_report(self, sample: Sample, now: Instant) -> None:
+        memory = memory_report(sample)
+        if memory is None:
+            self.session.log(3, "/proc/meminfo lacks a field that a report needs")
+            return
+        gen, status = self.consent.state or (None, None)
+        drops = self.session.connection.drops
+        report = Report(
+            boottime_ms=milliseconds(now),
+            memory=memory,
+            psi=psi_report(sample),
+            vm=vm_report(sample),
+            want_bytes=None if sample.balloon_kib is None else self._want_kib(sample) * 1024,
+            floor_bytes=self._floor_kib(sample) * 1024,
+            gen=gen,
+            status=status,
+            drops=drops if drops.crc or drops.over or drops.gap else None,
+        )
+        if self.session.send(report, now):
+            self._rhythm.sent(sample, self.consent.state, now.monotonic_s)
+
+    def _send_status(self, sample: Sample, now: Instant) -> None:
+        state, current_bytes = self.consent.state, self._present_bytes(sample)
+        if state is None or current_bytes is None:
+            return
+        gen, status = state
+        bt = milliseconds(now)
+        self.session.send(BalloonStatus(gen=gen, status=status, current_bytes=current_bytes, boottime_ms=bt), now)
+
+
+def _between(number: int, low: int, high: int) -> int:
+    return min(max(number, low), high)
+
+
+def _kib_up(size_bytes: int) -> int:
+    return -(-size_bytes // 1024)

@@ -1,0 +1,102 @@
+"""When something may be sent: back-off, frame budget, report rhythm. Seconds in, seconds out, no clock."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ballonet_guest_agent.sample import Sample
+
+#: HELLO_REQ: a coordinator that is there answers within milliseconds; one that is not costs a frame per 15 s.
+HELLO_FIRST_S, HELLO_GROWTH, HELLO_LONGEST_S = 1.0, 1.5, 15.0
+#: Part of the pause by which guests differ, so that a hundred of them do not ask in the same instant.
+HELLO_JITTER = 0.2
+#: All frames of one guest together; the coordinator stops reading above it.
+FRAMES_PER_S, FRAMES_BURST = 20.0, 60.0
+#: REPORTs are never closer than this, however fast the guest changes.
+REPORT_CLOSEST_S = 0.25
+#: Part of the guest's memory that has to move before a REPORT is worth sending early.
+SIGNIFICANT_PART = 50  # 1/50 = 2 %
+
+
+class Backoff:
+    """Pauses that grow: 1 s, x1.5, at most 15 s, less a jitter that is the guest's own."""
+
+    def __init__(self, jitter_byte: int) -> None:
+        self._factor = 1.0 - HELLO_JITTER * jitter_byte / 255
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the short pause again."""
+        self._pause_s = HELLO_FIRST_S
+
+    def rest(self) -> None:
+        """Go to the longest pause at once: the other side is known to be silent."""
+        self._pause_s = HELLO_LONGEST_S
+
+    def next_s(self) -> float:
+        """The pause until the next try."""
+        pause_s = self._pause_s * self._factor
+        self._pause_s = min(self._pause_s * HELLO_GROWTH, HELLO_LONGEST_S)
+        return pause_s
+
+
+class FrameBudget:
+    """Token bucket over every frame that the agent writes."""
+
+    def __init__(self) -> None:
+        self._tokens = FRAMES_BURST
+        self._at_s: float | None = None
+
+    def _refill(self, now_s: float) -> None:
+        if self._at_s is not None:
+            self._tokens = min(FRAMES_BURST, self._tokens + max(0.0, now_s - self._at_s) * FRAMES_PER_S)
+        self._at_s = now_s
+
+    def take(self, now_s: float) -> bool:
+        """True when one frame may be written now."""
+        self._refill(now_s)
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class ReportRhythm:
+    """A REPORT each period, and sooner when the guest has changed."""
+
+    def __init__(self, period_s: float) -> None:
+        self.period_s = period_s
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was reported: the next sample is due at once."""
+        self._sent_s: float | None = None
+        self._sent_sample: Sample | None = None
+        self._sent_state: tuple[int, int] | None = None
+
+    def due_s(self) -> float:
+        """When the next REPORT is due at the latest, in the time of `is_due`."""
+        return 0.0 if self._sent_s is None else self._sent_s + self.period_s
+
+    def changed(self, sample: Sample, state: tuple[int, int] | None) -> bool:
+        """Has the guest moved by more than 2 % of itself, or its move changed state, since the last REPORT?"""
+        before = self._sent_sample
+        if before is None or state != self._sent_state:
+            return True
+        enough_kib = (sample.total_kib or 0) // SIGNIFICANT_PART
+        pairs = (
+            (before.memory.available_kib, sample.memory.available_kib),
+            (before.memory.committed_kib, sample.memory.committed_kib),
+            (before.balloon_kib, sample.balloon_kib),
+        )
+        return any(a is not None and b is not None and abs(a - b) > enough_kib for a, b in pairs)
+
+    def is_due(self, sample: Sample, state: tuple[int, int] | None, now_s: float) -> bool:
+        """Should this sample be reported now?"""
+        if self._sent_s is None or now_s >= self._sent_s + self.period_s:
+            return True
+        return now_s >= self._sent_s + REPORT_CLOSEST_S and self.changed(sample, state)
+
+    def sent(self, sample: Sample, state: tuple[int, int] | None, now_s: float) -> None:
+        """This sample was reported now."""
+        self._sent_s, self._sent_sample, self._sent_state = now_s, sample, state

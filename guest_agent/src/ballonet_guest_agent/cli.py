@@ -1,0 +1,110 @@
+"""`ballonet-agent run | sample | check`: the command for people. The service runs `python3 -m ballonet_guest_agent`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+import ballonet_guest_agent
+from ballonet_guest_agent.check import OK, PROBLEM, findings, look
+from ballonet_guest_agent.config import PORTS_ALLOWED, AgentSettings, check_port
+from ballonet_guest_agent.daemon import load_settings, run_daemon
+from ballonet_guest_agent.procfs import Procfs
+from ballonet_protocol.units import format_kib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ballonet_guest_agent.sample import Sample
+
+_config = click.option("--config", "config", metavar="FILE", help="Settings; default /etc/ballonet/agent.conf.")
+_port = click.option("--port", "port", metavar="PORT", help=f"{PORTS_ALLOWED[0].upper()}{PORTS_ALLOWED[1:]}.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def _read(config: str | None, port: str | None) -> tuple[AgentSettings, str, list[str]]:
+    settings, problems = load_settings(config)
+    try:
+        return settings, check_port(port if port is not None else settings.port), problems
+    except ValueError:
+        raise click.BadParameter(f"{port!r} is not a port; allowed is {PORTS_ALLOWED}") from None
+
+
+@click.group()
+@click.version_option(ballonet_guest_agent.__version__)
+def main() -> None:
+    """The guest's half of ballonet: dynamic memory for Linux guests on KVM."""
+
+
+@main.command()
+@_port
+@_config
+def run(port: str | None, config: str | None) -> None:
+    """Serve the coordinator until stopped."""
+    settings, where, problems = _read(config, port)
+    sys.exit(run_daemon(settings, where, problems))
+
+
+@main.command()
+@_config
+@_json
+def sample(config: str | None, as_json: bool) -> None:
+    """Print what one report would say about this guest."""
+    settings, problems = load_settings(config)
+    for problem in problems:
+        click.echo(f"{problem} (the default is in force)", err=True)
+    reading = Procfs(settings.proc_root, settings.sys_root).sample()
+    if as_json:
+        click.echo(json.dumps(as_dict(reading), indent=2))
+        return
+    for section, values in as_dict(reading).items():
+        if not isinstance(values, dict):
+            continue
+        click.echo(section)
+        for name, value in values.items():
+            click.echo(f"  {name:26} {_shown(name, value):>16}")
+
+
+@main.command()
+@_port
+@_config
+@_json
+def check(port: str | None, config: str | None, as_json: bool) -> None:
+    """Say what is missing on this guest and how to mend it. Exit code 1 when something must be mended."""
+    settings, where, problems = _read(config, port)
+    found = findings(look(settings, where, problems))
+    if as_json:
+        rows = [{"name": f.name, "level": f.level, "text": f.text, "mend": f.mend} for f in found]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        for finding in found:
+            click.echo(f"{finding.level:8} {finding.name:9} {finding.text}")
+            if finding.level != OK:
+                click.echo(f"{'':18} -> {finding.mend}")
+    sys.exit(1 if any(finding.level == PROBLEM for finding in found) else 0)
+
+
+def as_dict(reading: Sample) -> dict[str, object]:
+    """A sample as JSON has it: KiB, counters, null for unknown."""
+    memory = {name: getattr(reading.memory, name) for name in reading.memory._fields}
+    memory["total_kib"], memory["balloon_kib"] = reading.total_kib, reading.balloon_kib
+    psi = reading.psi
+    return {
+        "memory": memory,
+        "psi": None if psi is None else {name: getattr(psi, name) for name in psi._fields},
+        "vm": {name: getattr(reading.vm, name) for name in reading.vm._fields},
+        "balloon": {"deflate_on_oom": reading.deflate_on_oom, "page_kib": reading.page_kib},
+    }
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_kib") and isinstance(value, int):
+        return format_kib(value)
+    if name.endswith("_permyriad") and isinstance(value, int):
+        return f"{value / 100:.2f} %"
+    return str(value)

@@ -1,0 +1,53 @@
+"""When a DEMAND may leave: at once, at most four a second, the last one wins.
+
+A harm is noted with `raise_`; `take` gives it out when the rhythm allows. A worse one does not wait for the short gap:
+full stalls follow partial ones within milliseconds, and the severity decides who is served first.
+"""
+
+from __future__ import annotations
+
+from ballonet_guest_agent.pressure import Harm
+
+#: Four a second in all; the same severity again not before a quarter of a second, when a new sample can say more.
+DEMANDS_PER_S = 4
+CLOSEST_S = 0.25
+
+
+class DemandGate:
+    """Keeps the worst harm until it may be sent."""
+
+    def __init__(self) -> None:
+        self._pending: Harm | None = None
+        self._sent: list[float] = []
+        self._last_severity = -1
+
+    def clear(self) -> None:
+        """Forget the waiting harm: nobody is there to hear it, or it is over."""
+        self._pending = None
+
+    def raise_(self, harm: Harm) -> None:
+        """Note a harm. The worse of two is kept, of equals the later."""
+        if self._pending is None or harm.severity >= self._pending.severity:
+            self._pending = harm
+
+    def due_s(self) -> float | None:
+        """When the waiting harm may leave; None when none waits."""
+        if self._pending is None:
+            return None
+        earliest = 0.0
+        if len(self._sent) == DEMANDS_PER_S:
+            earliest = self._sent[0] + 1.0
+        if self._sent and self._pending.severity <= self._last_severity:
+            earliest = max(earliest, self._sent[-1] + CLOSEST_S)
+        return earliest
+
+    def take(self, now_s: float) -> Harm | None:
+        """The harm to send now, or None. The caller sends it: it counts against the rhythm."""
+        due = self.due_s()
+        if due is None or now_s < due:
+            return None
+        harm, self._pending = self._pending, None
+        assert harm is not None
+        self._sent = [*self._sent[1 - DEMANDS_PER_S :], now_s]
+        self._last_severity = harm.severity
+        return harm

@@ -1,0 +1,348 @@
+"""The agent's shell: one edge-triggered epoll that carries out what the core decides.
+
+    wait -> PSI event first: sample, DEMAND -> port: read until empty -> deadline: tick -> write
+
+Edges, because a level-triggered wait on a port whose host is away returns at once, for ever. An edge can be lost (a
+host that leaves while the guest sleeps raises none), so the port is looked at every five seconds anyway. Nothing here
+blocks: a descriptor that takes no bytes keeps its frames in a queue of 32 KiB, and what does not fit is dropped whole.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # `signal` dresses the same functions in enums
+import os
+import select
+import time
+
+from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write
+from ballonet_guest_agent.notify import log, notify, watchdog_period_s
+from ballonet_guest_agent.port import AWAY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Protocol
+
+    from ballonet_guest_agent.actions import Action
+    from ballonet_guest_agent.agent import Agent
+    from ballonet_guest_agent.procfs import Procfs
+    from ballonet_guest_agent.triggers import PsiTriggers
+
+    class Port(Protocol):
+        """What the loop needs of a transport; port.py says what each means."""
+
+        name: str
+        hint: str
+
+        def open(self) -> None: ...
+        def fileno(self) -> int: ...
+        def listener_fileno(self) -> int: ...
+        def accept(self) -> None: ...
+        def read(self) -> bytes | None: ...
+        def write(self, data: bytes) -> int: ...
+        def host_left(self) -> None: ...
+        def close(self) -> None: ...
+
+
+#: The timer behind the edges.
+LOOK_AGAIN_S = 5.0
+#: Frames waiting for a port that does not take them; a quarter of the driver's ring.
+QUEUE_BYTES = 32 * 1024
+#: A port that takes nothing for this long is closed and opened again; twice in a row, and only a new process helps.
+STUCK_S, REOPEN_S, STUCK_MOST = 5.0, 1.0, 2
+#: A name that is not there is looked for less and less often.
+SEARCH_LONGEST_S = 5.0
+#: A flood on the port must not keep PSI events waiting: 64 KiB, then look round.
+READS_PER_TURN = 16
+EXIT_STOPPED, EXIT_STUCK = 0, 75
+
+
+def read_clocks() -> Instant:
+    """Now, by the kernel."""
+    return Instant(time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Loop:
+    """Joins the core, a port, /proc and the PSI triggers. `turn` is one wait; `run` turns until a signal."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        port: Port,
+        procfs: Procfs,
+        triggers: PsiTriggers,
+        now: Callable[[], Instant] = read_clocks,
+        say: Callable[[int, str], None] = log,
+    ) -> None:
+        self.agent = agent
+        self.exit_code: int | None = None
+        self._port = port
+        self._procfs = procfs
+        self._triggers = triggers
+        self._now = now
+        self._say = say
+        self._epoll = select.epoll()
+        self._signals = -1
+        self._is_open = False
+        self._host_there = False
+        self._more = False
+        self._queue: list[bytes] = []
+        self._queued_bytes = 0
+        self._dropping = False
+        self._stuck_since_s: float | None = None
+        self._times_stuck = 0
+        self._look_s = self._open_s = 0.0
+        self._search_s = REOPEN_S
+        self._complaint = ""
+        self._watchdog_s = watchdog_period_s()
+        self._alive_s = 0.0
+        for fd in triggers.fds:
+            self._epoll.register(fd, select.EPOLLPRI)
+
+    # ---- turning -----------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Turn until SIGTERM or SIGINT, or until only a new process helps. The exit code."""
+        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = _signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for number in (_signal.SIGTERM, _signal.SIGINT):
+            _signal.signal(number, _wake)
+        self._signals = read_end
+        self._epoll.register(read_end, select.EPOLLIN)
+        notify("READY=1")
+        try:
+            while self.exit_code is None:
+                self.turn()
+        finally:
+            _signal.set_wakeup_fd(before)
+            self.close()
+            os.close(read_end)
+            os.close(write_end)
+        return self.exit_code
+
+    def turn(self, longest_s: float = LOOK_AGAIN_S) -> None:
+        """One wait, at most `longest_s`, and everything that is due after it."""
+        events = self._epoll.poll(min(longest_s, self._wait_s(self._now())))
+        fds = [fd for fd, _ in events]
+        self._take_pressure(events)
+        if self._signals in fds:
+            self._stop()
+            return
+        if self._port.listener_fileno() in fds:
+            self._accept()
+        now_s = self._now().monotonic_s
+        look = now_s >= self._look_s + LOOK_AGAIN_S
+        if look:
+            self._look_s = now_s
+        if not self._is_open and now_s >= self._open_s:
+            self._open()
+        elif self._is_open and (look or self._more or self._port.fileno() in fds):
+            self._read()
+        deadline_s = self.agent.deadline_s(self._now())
+        if look or (deadline_s is not None and deadline_s <= 0):
+            self._perform(self.agent.tick(self._now()))
+        self._flush()
+        self._check_stuck()
+        self._feed_watchdog(now_s)
+
+    def _wait_s(self, now: Instant) -> float:
+        if self._more:
+            return 0.0
+        due_s = self._look_s + LOOK_AGAIN_S
+        if not self._is_open:
+            due_s = min(due_s, self._open_s)
+        if self._stuck_since_s is not None:
+            due_s = min(due_s, self._stuck_since_s + STUCK_S)
+        if self._watchdog_s is not None:
+            due_s = min(due_s, self._alive_s + self._watchdog_s)
+        wait_s = due_s - now.monotonic_s
+        deadline_s = self.agent.deadline_s(now)
+        if deadline_s is not None:
+            wait_s = min(wait_s, deadline_s)
+        return max(0.0, wait_s)
+
+    def _take_pressure(self, events: list[tuple[int, int]]) -> None:
+        """Before anything else: the DEMAND leaves with one pass over /proc."""
+        kinds = {self._triggers.fds[fd] for fd, _ in events if fd in self._triggers.fds}
+        if any(fd in self._triggers.fds and happened & select.EPOLLERR for fd, happened in events):
+            self._lose_triggers("the kernel took the trigger away")
+        elif kinds:
+            self._perform(self.agent.pressed("full" if "full" in kinds else "some", self._now()))
+
+    def _stop(self) -> None:
+        self._perform(self.agent.shutdown(self._now()))
+        self._flush()
+        self._say(6, "stopped")
+        self.exit_code = EXIT_STOPPED
+
+    def _feed_watchdog(self, now_s: float) -> None:
+        if self._watchdog_s is not None and now_s >= self._alive_s + self._watchdog_s:
+            self._alive_s = now_s
+            notify("WATCHDOG=1")
+
+    def close(self) -> None:
+        """Let go of everything that was opened."""
+        self._port.close()
+        self._triggers.close()
+        self._epoll.close()
+
+    # ---- the port ----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            self._port.open()
+        except OSError as error:
+            complaint = f"port {self._port.name}: {error.strerror or error}; {self._port.hint}"
+            if complaint != self._complaint:
+                self._complaint = complaint
+                self._say(4, complaint)
+            self._open_s = self._now().monotonic_s + self._search_s
+            self._search_s = min(self._search_s * 2, SEARCH_LONGEST_S)
+            return
+        self._is_open, self._complaint, self._search_s = True, "", REOPEN_S
+        self._say(6, f"port {self._port.name} is open")
+        self._watch_port()
+        if self._port.fileno() >= 0:
+            self._read()
+
+    def _watch_port(self) -> None:
+        if self._port.fileno() >= 0:
+            edges = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+            self._epoll.register(self._port.fileno(), edges)
+        if self._port.listener_fileno() >= 0:
+            self._epoll.register(self._port.listener_fileno(), select.EPOLLIN)
+
+    def _unwatch_port(self) -> None:
+        for fd in (self._port.fileno(), self._port.listener_fileno()):
+            if fd >= 0:
+                self._epoll.unregister(fd)
+
+    def _accept(self) -> None:
+        self._unwatch_port()
+        self._port.accept()
+        self._watch_port()
+        if self._port.fileno() >= 0:
+            self._read()
+
+    def _read(self) -> None:
+        self._more = False
+        for _ in range(READS_PER_TURN):
+            if self._port.fileno() < 0:
+                return
+            try:
+                data = self._port.read()
+            except OSError as error:
+                self._lose_port(error.strerror or str(error))
+                return
+            if data == AWAY:
+                self._host_gone()
+                return
+            if not self._host_there:
+                self._host_there = True
+                self._perform(self.agent.connected(self._now()))
+            if data is None:
+                return
+            self._perform(self.agent.received(data, self._now()))
+        self._more = True
+
+    def _host_gone(self) -> None:
+        self._forget_queue()
+        fd = self._port.fileno()
+        self._port.host_left()
+        # A descriptor that stays must not be registered anew: that counts as an edge, and this would go on for ever.
+        if self._port.fileno() != fd:
+            self._watch_port()
+        if self._host_there:
+            self._host_there = False
+            self._perform(self.agent.disconnected(self._now()))
+
+    def _lose_port(self, reason: str) -> None:
+        """Unplugged, or stuck: close it and look for the name again."""
+        self._say(4, f"port {self._port.name} lost: {reason}")
+        self._forget_queue()
+        self._unwatch_port()
+        self._port.close()
+        self._is_open = self._host_there = self._more = False
+        self._open_s = self._now().monotonic_s + REOPEN_S
+        self._perform(self.agent.disconnected(self._now()))
+
+    # ---- actions -----------------------------------------------------------------------------------------------
+
+    def _perform(self, actions: list[Action]) -> None:
+        todo = list(actions)
+        while todo:
+            action = todo.pop(0)
+            if isinstance(action, Write):
+                self._enqueue(action.data)
+            elif isinstance(action, TakeSample):
+                todo[:0] = self.agent.sampled(self._procfs.sample(), self._now())
+            elif isinstance(action, SetTriggers):
+                self._arm(action)
+            elif isinstance(action, Log):
+                self._say(action.level, action.text)
+        self._flush()
+
+    def _arm(self, action: SetTriggers) -> None:
+        if not self._triggers.fds:
+            return
+        for fd in self._triggers.fds:
+            self._epoll.unregister(fd)
+        reason = self._triggers.arm(action.some_us, action.full_us)
+        if reason is not None:
+            self._lose_triggers(reason)
+        for fd in self._triggers.fds:
+            self._epoll.register(fd, select.EPOLLPRI)
+
+    def _lose_triggers(self, reason: str) -> None:
+        self._triggers.close()
+        self._say(4, f"PSI triggers lost ({reason}): reading the stall counter each 250 ms while it rises")
+        self._perform(self.agent.psi_lost(self._now()))
+
+    def _enqueue(self, frame: bytes) -> None:
+        if not self._host_there:
+            return
+        if self._queued_bytes + len(frame) > QUEUE_BYTES:
+            if not self._dropping:
+                self._dropping = True
+                self._say(4, f"port {self._port.name} takes nothing and the queue is full: dropping frames")
+            return
+        self._queue.append(frame)
+        self._queued_bytes += len(frame)
+
+    def _flush(self) -> None:
+        while self._queue:
+            try:
+                taken = self._port.write(self._queue[0])
+            except OSError as error:
+                self._lose_port(error.strerror or str(error))
+                return
+            if taken == 0:
+                if self._stuck_since_s is None:
+                    self._stuck_since_s = self._now().monotonic_s
+                return
+            self._stuck_since_s = None
+            self._times_stuck = 0
+            self._queued_bytes -= taken
+            if taken == len(self._queue[0]):
+                self._queue.pop(0)
+                self._dropping = False
+            else:
+                self._queue[0] = self._queue[0][taken:]
+
+    def _forget_queue(self) -> None:
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._stuck_since_s = None
+
+    def _check_stuck(self) -> None:
+        if self._stuck_since_s is None or self._now().monotonic_s < self._stuck_since_s + STUCK_S:
+            return
+        self._times_stuck += 1
+        if self._times_stuck >= STUCK_MOST:
+            self._say(3, f"port {self._port.name} is stuck after opening it again: leaving")
+            self.exit_code = EXIT_STUCK
+            return
+        self._lose_port(f"no byte taken for {STUCK_S:.0f} s")
+
+
+def _wake(_number: int, _frame: object) -> None:
+    """The wake-up descriptor has the news."""

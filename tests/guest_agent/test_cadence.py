@@ -1,0 +1,77 @@
+"""cadence.py: back-off, frame budget and report rhythm on a clock of numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from ballonet_guest_agent.cadence import Backoff, FrameBudget, ReportRhythm
+
+
+def test_backoff_grows_and_ends_at_15_s() -> None:
+    """1 s, x1.5 each time, never above 15 s; a reset begins anew and a rest goes to the end."""
+    backoff = Backoff(jitter_byte=0)
+    pauses = [backoff.next_s() for _ in range(12)]
+    assert pauses[:4] == [1.0, 1.5, 2.25, 3.375]
+    assert max(pauses) == pauses[-1] == 15.0
+    backoff.reset()
+    assert backoff.next_s() == 1.0
+    backoff.rest()
+    assert backoff.next_s() == 15.0
+
+
+def test_backoff_differs_between_guests() -> None:
+    """The jitter takes up to a fifth off, by the guest's own byte."""
+    assert Backoff(255).next_s() == pytest.approx(0.8)
+    assert Backoff(128).next_s() != Backoff(7).next_s()
+
+
+def test_frame_budget() -> None:
+    """A burst of 60, then 20 a second, however long it was quiet before."""
+    budget = FrameBudget()
+    assert sum(budget.take(0.0) for _ in range(100)) == 60
+    assert sum(budget.take(0.5) for _ in range(100)) == 10
+    assert sum(budget.take(1000.0) for _ in range(100)) == 60
+
+
+def test_frame_budget_survives_a_clock_that_goes_back() -> None:
+    """An earlier instant gives no frames and takes none away."""
+    budget = FrameBudget()
+    assert budget.take(10.0)
+    assert sum(budget.take(5.0) for _ in range(100)) == 59
+
+
+def test_report_each_period(make_guest) -> None:
+    """An unchanged guest is reported once per period and not in between."""
+    rhythm, sample = ReportRhythm(1.0), make_guest().sample()
+    assert rhythm.is_due(sample, None, 5.0)
+    rhythm.sent(sample, None, 5.0)
+    assert rhythm.due_s() == 6.0
+    assert not rhythm.is_due(sample, None, 5.9)
+    assert rhythm.is_due(sample, None, 6.0)
+
+
+@pytest.mark.parametrize("change", ["used_kib", "committed_kib", "balloon"])
+def test_report_early(make_guest, change: str) -> None:
+    """A change of more than 2 % is reported early, but not within 250 ms; a smaller one waits for the period."""
+    rhythm, guest = ReportRhythm(1.0), make_guest()
+    rhythm.sent(guest.sample(), None, 5.0)
+
+    def move(kib: int) -> None:
+        if change == "balloon":
+            guest.inflate(kib)
+        else:
+            setattr(guest, change, getattr(guest, change) + kib)
+
+    move(guest.ram_kib // 100)
+    assert not rhythm.is_due(guest.sample(), None, 5.5)
+    move(guest.ram_kib // 50)
+    assert not rhythm.is_due(guest.sample(), None, 5.24)
+    assert rhythm.is_due(guest.sample(), None, 5.25)
+
+
+def test_report_early_when_the_move_changes_state(make_guest) -> None:
+    """A new state of the move is worth a report, whatever the memory does."""
+    rhythm, sample = ReportRhythm(60.0), make_guest().sample()
+    rhythm.sent(sample, (7, 0), 5.0)
+    assert not rhythm.is_due(sample, (7, 0), 6.0)
+    assert rhythm.is_due(sample, (7, 1), 6.0)

@@ -1,0 +1,89 @@
+"""cli.py: what people type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ballonet_guest_agent.cli import main
+
+FIXTURES = Path(__file__).parent / "fixtures/linux-6.1"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "pressure").mkdir()
+    for name in ("meminfo", "vmstat"):
+        (tmp_path / name).write_text((FIXTURES / name).read_text())
+    (tmp_path / "pressure/memory").write_text((FIXTURES / "pressure_memory").read_text())
+    path = tmp_path / "agent.conf"
+    path.write_text(f"proc_root = {tmp_path}\nsys_root = {tmp_path}\ndev_root = {tmp_path}\n")
+    return str(path)
+
+
+def test_sample(config: str) -> None:
+    """A person sees sizes with units, and `unknown` for what the kernel does not say."""
+    result = CliRunner().invoke(main, ["sample", "--config", config])
+    assert result.exit_code == 0
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in result.output.splitlines() if line.startswith("  ")}
+    assert lines["balloon_kib"] == "410 MiB"
+    assert lines["some_avg10_permyriad"] == "12.34 %"
+    assert lines["deflate_on_oom"] == "unknown"
+
+
+def test_sample_json(config: str) -> None:
+    """A program sees numbers and null."""
+    result = CliRunner().invoke(main, ["sample", "--json", "--config", config])
+    values = json.loads(result.output)
+    assert values["memory"]["committed_kib"] == 884340
+    assert values["psi"]["full_us"] == 104512
+    assert values["balloon"]["deflate_on_oom"] is None
+
+
+def test_check_fails_with_a_way_out(config: str) -> None:
+    """Exit code 1 when something must be mended, and each complaint is followed by how."""
+    result = CliRunner().invoke(main, ["check", "--config", config])
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith(("problem", "hint")):
+            assert "->" in lines[number + 1]
+    assert "no virtio port named org.ballonet.agent.0" in result.output
+
+
+def test_check_json(config: str) -> None:
+    """The same for programs."""
+    result = CliRunner().invoke(main, ["check", "--json", "--config", config])
+    rows = json.loads(result.output)
+    assert {row["name"] for row in rows} == {"port", "memory", "psi", "swap", "balloon"}
+    assert result.exit_code == 1
+
+
+def test_check_is_well(config: str, monkeypatch, make_guest) -> None:
+    """Exit code 0 when nothing must be mended, hints allowed."""
+    from ballonet_guest_agent import check, cli
+
+    guest = make_guest()
+    guest.swap_total_kib = 0
+    facts = check.Facts("p", "/dev/p", None, False, guest.sample(), None, True)
+    monkeypatch.setattr(cli, "look", lambda *_: facts)
+    result = CliRunner().invoke(main, ["check", "--config", config])
+    assert result.exit_code == 0
+    assert "hint" in result.output
+
+
+def test_wrong_port(config: str) -> None:
+    """A port that is none is refused with what is allowed."""
+    result = CliRunner().invoke(main, ["check", "--port", "a/b", "--config", config])
+    assert result.exit_code == 2
+    assert "unix:/PATH" in result.output
+
+
+def test_version() -> None:
+    """The command knows its version."""
+    from ballonet_guest_agent import __version__
+
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output

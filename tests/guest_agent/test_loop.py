@@ -1,0 +1,414 @@
+"""loop.py: real descriptors, no sleeping: each turn waits for what the test has already caused."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ballonet_guest_agent.actions import Identity, Instant
+from ballonet_guest_agent.agent import Agent
+from ballonet_guest_agent.config import AgentSettings
+from ballonet_guest_agent.loop import EXIT_STUCK, QUEUE_BYTES, Loop, read_clocks
+from ballonet_guest_agent.port import AWAY
+from ballonet_guest_agent.unixport import UnixPort
+from ballonet_protocol import COORDINATOR, Connection, Demand, Hello, HelloAck, HelloReq, Message, Ping, Report
+
+
+class Clock:
+    """Time that only moves when told. Long after boot, so that nothing settles."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> Instant:
+        return Instant(self.seconds, self.seconds)
+
+
+class FakeTriggers:
+    """PSI triggers that a test can fire: urgent data on a TCP socket raises EPOLLPRI as the kernel does."""
+
+    def __init__(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self._pulls = {kind: socket.create_connection(listener.getsockname()) for kind in ("some", "full")}
+        self._ends = [listener.accept()[0] for _ in self._pulls]
+        listener.close()
+        self.fds = {end.fileno(): kind for end, kind in zip(self._ends, self._pulls, strict=True)}
+        self.armed: list[tuple[int, int]] = []
+        self.reason: str | None = None
+
+    def fire(self, kind: str) -> None:
+        self._pulls[kind].send(b"!", socket.MSG_OOB)
+
+    def arm(self, some_us: int, full_us: int) -> str | None:
+        self.armed.append((some_us, full_us))
+        return self.reason
+
+    def close(self) -> None:
+        self.fds = {}
+
+    def release(self) -> None:
+        for end in [*self._ends, *self._pulls.values()]:
+            end.close()
+
+
+class FakeProcfs:
+    """/proc as the simulated guest has it."""
+
+    def __init__(self, guest) -> None:
+        self.guest = guest
+        self.samples = 0
+
+    def sample(self):
+        self.samples += 1
+        return self.guest.sample()
+
+
+class ScriptedPort:
+    """A port that does what the test says: `reads` are handed out in order, `room` is what a write takes."""
+
+    name, hint = "scripted", "ask the test"
+
+    def __init__(self) -> None:
+        self.reads: list[object] = []
+        self.room = 1 << 20
+        self.written = b""
+        self.tried = self.opened = self.closed = 0
+        self.open_error: OSError | None = None
+        self.write_error: OSError | None = None
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+
+    def open(self) -> None:
+        self.tried += 1
+        if self.open_error is not None:
+            raise self.open_error
+        self.opened += 1
+        self._ends = socket.socketpair()
+
+    def fileno(self) -> int:
+        return -1 if self._ends is None else self._ends[0].fileno()
+
+    def listener_fileno(self) -> int:
+        return -1
+
+    def accept(self) -> None:
+        raise AssertionError("there is no listener")
+
+    def nudge(self) -> None:
+        """Raise an edge."""
+        assert self._ends is not None
+        self._ends[1].send(b"!")
+
+    def read(self) -> bytes | None:
+        if not self.reads:
+            return None
+        result = self.reads.pop(0)
+        if isinstance(result, OSError):
+            raise result
+        return result  # type: ignore[return-value]
+
+    def write(self, data: bytes) -> int:
+        if self.write_error is not None:
+            raise self.write_error
+        taken = min(self.room, len(data))
+        self.room -= taken
+        self.written += data[:taken]
+        return taken
+
+    def host_left(self) -> None:
+        return
+
+    def close(self) -> None:
+        if self._ends is not None:
+            self.closed += 1
+            for end in self._ends:
+                end.close()
+            self._ends = None
+
+
+class Rig:
+    """A loop with everything around it faked but the waiting."""
+
+    def __init__(self, guest, port) -> None:
+        self.clock = Clock()
+        self.triggers = FakeTriggers()
+        self.procfs = FakeProcfs(guest)
+        self.port = port
+        self.said: list[str] = []
+        self.agent = Agent(AgentSettings(), Identity(bytes(16), has_psi_trigger=True))
+        self.loop = Loop(
+            self.agent,
+            port,
+            self.procfs,  # type: ignore[arg-type]
+            self.triggers,  # type: ignore[arg-type]
+            self.clock,
+            lambda _level, text: self.said.append(text),
+        )
+        self.host = Connection(COORDINATOR)
+        self._read = 0
+
+    def hello(self) -> bytes:
+        return self.host.open_session(
+            7, Hello(major_range=(1, 1), minor=0, nonce=bytes(16), capabilities=("psi",), ram_bytes=1 << 30)
+        )
+
+    def heard(self) -> list[Message]:
+        """What a scripted port has been given since the last call."""
+        self.host.receive_data(self.port.written[self._read :])
+        self._read = len(self.port.written)
+        return take(self.host)
+
+    def release(self) -> None:
+        self.loop.close()
+        self.triggers.release()
+
+
+def take(host: Connection) -> list[Message]:
+    messages = []
+    while (message := host.next_message()) is not None:
+        messages.append(message)
+    return messages
+
+
+@pytest.fixture
+def rig(make_guest) -> Iterator[Rig]:
+    rig = Rig(make_guest(), ScriptedPort())
+    yield rig
+    rig.release()
+
+
+@pytest.fixture
+def served(rig: Rig) -> Rig:
+    """With a session open."""
+    rig.loop.turn(0)
+    rig.port.reads = [rig.hello()]
+    rig.port.nudge()
+    rig.loop.turn(0)
+    assert [type(message) for message in rig.heard()] == [HelloReq, HelloAck, Report]
+    return rig
+
+
+# ---- the port
+
+
+def test_port_is_searched_with_patience(rig: Rig) -> None:
+    """A missing name is said once, with a hint, and looked for less and less often, at most each five seconds."""
+    rig.port.open_error = OSError(2, "No such file")
+    tries = []
+    for second in range(24):
+        tries += [second] * (rig.port.tried - len(tries))
+        rig.loop.turn(0)
+        rig.clock.seconds += 1.0
+    assert [later - earlier for earlier, later in itertools.pairwise(tries)][:5] == [1, 2, 4, 5, 5]
+    assert rig.said == ["port scripted: No such file; ask the test"]
+    rig.port.open_error = None
+    rig.clock.seconds += 5.0
+    rig.loop.turn(0)
+    assert rig.port.opened == 1
+
+
+def test_host_away_is_not_the_end(rig: Rig) -> None:
+    """A port without host stays open and nothing is written; when the host comes the agent speaks."""
+    rig.port.reads = [AWAY]
+    rig.loop.turn(0)
+    assert (rig.port.closed, rig.port.written) == (0, b"")
+    rig.port.nudge()
+    rig.loop.turn(0)
+    assert [type(message) for message in rig.heard()] == [HelloReq]
+    rig.port.reads = [AWAY]
+    rig.port.nudge()
+    rig.loop.turn(0)
+    assert rig.port.closed == 0
+    assert not rig.agent.session.live
+
+
+def test_lost_edge(rig: Rig) -> None:
+    """A host that comes without any edge is noticed by the timer, within five seconds."""
+    rig.port.reads = [AWAY]
+    rig.loop.turn(0)
+    assert rig.loop._wait_s(rig.clock()) <= 5.0
+    rig.clock.seconds += 5.0
+    rig.loop.turn(0)
+    assert [type(message) for message in rig.heard()] == [HelloReq]
+
+
+def test_unplugged(served: Rig) -> None:
+    """ENODEV closes the port; a second later its name is looked for again and the agent asks for a session."""
+    served.port.reads = [OSError(19, "No such device")]
+    served.port.nudge()
+    served.loop.turn(0)
+    assert (served.port.opened, served.port.closed) == (1, 1)
+    served.clock.seconds += 1.0
+    served.loop.turn(0)
+    assert served.port.opened == 2
+    assert HelloReq in [type(message) for message in served.heard()]
+    assert any("lost: No such device" in text for text in served.said)
+
+
+def test_unplugged_while_writing(served: Rig) -> None:
+    """The same when a write finds out."""
+    served.port.write_error = OSError(6, "No such device or address")
+    served.triggers.fire("some")
+    served.loop.turn(5)
+    assert served.port.closed == 1
+
+
+def test_short_writes(served: Rig) -> None:
+    """Frames go out whole and in order however few bytes each write takes."""
+    served.port.room = 0
+    served.port.reads = [served.host.send(Ping(token=token)) for token in range(3)]
+    served.port.nudge()
+    served.loop.turn(0)
+    for _ in range(300):
+        served.port.room = 1
+        served.loop.turn(0)
+    assert [message.token for message in served.heard()] == [0, 1, 2]
+
+
+def test_queue_is_bounded(served: Rig) -> None:
+    """A host that never reads: the queue ends at 32 KiB, whole frames are dropped and it is said once."""
+    served.port.room = 0
+    for step in range(40):
+        served.port.reads = [served.host.send(Ping(token=step))]
+        served.port.nudge()
+        served.loop.turn(0)
+        served.clock.seconds += 0.01
+    frame = b"\0" + b"x" * 1022 + b"\0"
+    for _ in range(100):
+        served.loop._enqueue(frame)
+    assert served.loop._queued_bytes <= QUEUE_BYTES
+    assert sum("dropping frames" in text for text in served.said) == 1
+
+
+def test_stuck_port_is_reopened_then_given_up(served: Rig) -> None:
+    """Five seconds without a byte taken: closed, open again after one; the second time the process ends with a code."""
+    served.port.room = 0
+    served.triggers.fire("some")
+    served.loop.turn(5)
+    served.clock.seconds += 5.0
+    served.loop.turn(0)
+    assert served.port.closed == 1
+    assert served.loop.exit_code is None
+    served.clock.seconds += 1.0
+    served.loop.turn(0)
+    assert served.port.opened == 2
+    served.clock.seconds += 5.0
+    served.loop.turn(0)
+    assert served.loop.exit_code == EXIT_STUCK
+
+
+def test_flood_does_not_keep_pressure_waiting(served: Rig) -> None:
+    """A port that always has more is left after 64 KiB, and goes on in the next turn without waiting."""
+    served.port.reads = [b"\0" * 4096] * 40
+    served.port.nudge()
+    served.loop.turn(0)
+    assert len(served.port.reads) == 24
+    assert served.loop._wait_s(served.clock()) == 0.0
+    served.loop.turn()
+    served.loop.turn()
+    assert served.port.reads == []
+
+
+# ---- pressure
+
+
+@pytest.mark.parametrize(("kinds", "severity"), [(["some"], 2), (["full"], 3), (["some", "full"], 3)])
+def test_pressure_becomes_a_demand_in_the_same_turn(served: Rig, kinds: list[str], severity: int) -> None:
+    """One turn, one pass over /proc, and the DEMAND is the first thing written; both kinds at once make one."""
+    samples = served.procfs.samples
+    for kind in kinds:
+        served.triggers.fire(kind)
+    served.loop.turn(5)
+    first, *rest = served.heard()
+    assert isinstance(first, Demand)
+    assert first.severity == severity
+    assert not any(isinstance(message, Demand) for message in rest)
+    assert served.procfs.samples == samples + 1
+
+
+def test_lost_triggers_are_said(served: Rig) -> None:
+    """When triggers cannot be armed again the agent reads the counter instead, and the log says so."""
+    from ballonet_protocol import SetPolicy
+
+    served.triggers.reason = "Invalid argument"
+    served.port.reads = [served.host.send(SetPolicy(gen=1, psi_some_permyriad=900))]
+    served.port.nudge()
+    served.loop.turn(0)
+    assert served.triggers.armed == [(45_000, 10_000)]
+    assert any("each 250 ms" in text for text in served.said)
+    assert not served.agent.watch.has_psi_trigger
+
+
+# ---- real sockets
+
+
+def test_over_a_real_socket(make_guest, tmp_path: Path) -> None:
+    """A coordinator connects, opens a session, leaves, and the next one is served."""
+    path = str(tmp_path / "agent.sock")
+    rig = Rig(make_guest(), UnixPort(path))
+    try:
+        rig.loop.turn(0)
+        for session in (1, 2):
+            host = Connection(COORDINATOR)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                rig.clock.seconds += 2.0
+                rig.loop.turn(5)
+                hello = Hello(major_range=(1, 1), minor=0, nonce=bytes(16), capabilities=())
+                client.sendall(host.open_session(session, hello))
+                rig.loop.turn(5)
+                host.receive_data(client.recv(65536))
+                assert [type(message) for message in take(host)] == [HelloReq, HelloAck, Report]
+            rig.loop.turn(5)
+            assert not rig.agent.session.live
+    finally:
+        rig.release()
+
+
+class FifoPort(ScriptedPort):
+    """A named pipe whose writer has left: nothing to read and a hang-up that stays, as a virtio port without host."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        os.mkfifo(path)
+        self.path = path
+        self.fd = -1
+
+    def open(self) -> None:
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        os.close(os.open(self.path, os.O_WRONLY))
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def read(self) -> bytes | None:
+        try:
+            return os.read(self.fd, 4096)
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def test_standing_hang_up_does_not_spin(make_guest, tmp_path: Path) -> None:
+    """A port whose host is away wakes the loop for its edges and then no more: the wait lasts as long as it may."""
+    rig = Rig(make_guest(), FifoPort(tmp_path / "port"))
+    rig.loop._now = read_clocks
+    try:
+        for _ in range(3):
+            rig.loop.turn(0)
+        begun, worked = time.monotonic(), time.process_time()
+        for _ in range(4):
+            rig.loop.turn(0.05)
+        assert time.monotonic() - begun >= 0.19
+        assert time.process_time() - worked < 0.05
+    finally:
+        rig.release()

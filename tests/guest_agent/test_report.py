@@ -1,0 +1,57 @@
+"""report.py: bytes on the wire, unknown stays unknown, and what cannot be moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
+from ballonet_guest_agent.sample import Sample
+
+FIXTURES = Path(__file__).parent / "fixtures"
+MIB = 1024
+
+
+def read(kernel: str) -> Sample:
+    folder = FIXTURES / kernel
+    psi = folder / "pressure_memory"
+    return Sample.from_texts(
+        (folder / "meminfo").read_text(),
+        (folder / "vmstat").read_text(),
+        psi.read_text() if psi.exists() else None,
+        False,
+    )
+
+
+def test_report_in_bytes() -> None:
+    """KiB become bytes, pages stay pages, and the total is with the balloon empty."""
+    sample = read("linux-6.1")
+    memory = memory_report(sample)
+    assert memory is not None
+    assert memory.balloon_bytes == (131072 - 26112) * 4096
+    assert memory.total_bytes == 2005444 * 1024 + memory.balloon_bytes
+    assert memory.committed_bytes == 884340 * 1024
+    assert vm_report(sample).swap_out_pages == 12288
+
+
+def test_old_kernel() -> None:
+    """What a 4.4 kernel does not count is left out, not zero."""
+    sample = read("linux-4.4")
+    assert psi_report(sample) is None
+    assert vm_report(sample).refaults_anon is None
+    assert vm_report(sample).oom_kills is None
+
+
+def test_no_report_without_the_mandatory_fields() -> None:
+    """Half a meminfo makes no report."""
+    assert memory_report(Sample.from_texts("MemTotal: 5 kB\n", "", None, None)) is None
+
+
+def test_unmovable(make_guest) -> None:
+    """Anonymous memory counts as far as the swap has no room for it; without numbers the floor guards alone."""
+    guest = make_guest()
+    guest.anon_kib = 600 * MIB
+    guest.swap_free_kib = 100 * MIB
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == (64 + 500 + 8) * MIB
+    guest.swap_free_kib = 1000 * MIB
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == (64 + 8) * MIB
+    assert unmovable_kib(Sample.from_texts("MemTotal: 5 kB\n", "", None, None), guest.ram_kib) == 0
