@@ -1,0 +1,73 @@
+"""What the books hold against each guest: invariant I1's arithmetic, and when a boot may be believed.
+
+A guest is booked at the most that it can have before anybody could stop it::
+
+    booked = max(actual, target in flight, resident) + QEMU's overhead
+
+`actual` is the guest's claim, `resident` is the host kernel's word, and a target that was set counts from the
+moment of setting. From QEMU's start, a reset or an incoming migration until *this boot's* driver has answered, the
+balloon device still tells what the last boot said (measured: 512 MiB for 16 s while the guest had 2048), so
+the guest is booked with its boot claim: its whole RAM.
+
+Two kinds of evidence show that the driver of this boot has answered:
+
+* the agent reported from this boot, and the balloon that its kernel counts fits what the device says
+  (`ram - actual`): both sides name the same bag;
+* without an agent that counts: balloon statistics of this boot, `STATISTICS_NEEDED` times. One is not enough, as the
+  driver queues its first statistics before it begins to inflate.
+
+A VM that waits before its first instruction cannot touch memory: it is booked at what is resident, and the
+coordinator starts it only when its whole claim fits.
+"""
+
+from __future__ import annotations
+
+from .model import Booking, GuestSettings, Residency, RunState, UsageReport, VmFacts
+
+STATISTICS_NEEDED = 3
+"""With a polling interval of 1 s the balloon has had two seconds to begin, and `actual` moves with each chunk."""
+
+BALLOON_TOLERANCE_KIB = 32768
+"""Guest and device are read up to a second apart while the balloon moves; a bag of the last boot is off by far more,
+or the boot's target is so near to RAM that the difference is worth no more than this."""
+
+
+def boot_answered(vm: VmFacts, report: UsageReport | None) -> bool:
+    """Whether this boot's balloon driver has shown itself, so that `actual` is a claim of this boot."""
+    if vm.run_state is RunState.PRELAUNCH:
+        return False
+    if report is not None and report.balloon_kib is not None and report.arrived_s >= vm.boot_began_s:
+        bag_kib = vm.ram_kib - vm.actual_kib
+        if abs(report.balloon_kib - bag_kib) <= BALLOON_TOLERANCE_KIB:
+            return True
+    return vm.statistics_count >= STATISTICS_NEEDED
+
+
+def book(
+    settings: GuestSettings,
+    vm: VmFacts,
+    residency: Residency | None,
+    target_in_flight_kib: int | None,
+    answered: bool,
+    started: bool = False,
+) -> Booking:
+    """Book one guest.
+
+    `answered`: this boot's driver has been seen (it stays seen until the next boot). `started`: the machine was
+    told to run its first instruction, so it counts as running whatever the last facts say.
+    """
+    if vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
+        held = residency.resident_kib if residency else 0
+        overhead = residency.overhead_kib if residency else 0
+        return Booking(assigned_kib=held, overhead_kib=overhead, claimed=False)
+    overhead_kib = settings.overhead_kib
+    resident_kib = 0
+    if residency is not None:
+        overhead_kib = max(overhead_kib, residency.overhead_kib)
+        resident_kib = residency.resident_kib
+    if vm.run_state is RunState.PRELAUNCH and not started:
+        return Booking(assigned_kib=resident_kib, overhead_kib=overhead_kib, claimed=False)
+    assigned_kib = max(vm.actual_kib, target_in_flight_kib or 0, resident_kib)
+    if not answered:
+        assigned_kib = max(assigned_kib, vm.ram_kib)
+    return Booking(assigned_kib=assigned_kib, overhead_kib=overhead_kib, claimed=not answered)

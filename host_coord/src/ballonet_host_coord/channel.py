@@ -1,0 +1,116 @@
+"""Where a guest's channel meets trio: one stream, one session, one reader and one writer.
+
+The only place in which bytes of the wire and trio meet. All knowledge of the conversation is in `session`; this file
+opens the stream again when it ends, reads when the session allows it, writes what the session wants said, and wakes
+it at its deadlines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import trio
+
+from .ports import ByteStream, Clock, PortError, ReportSink, VmPort
+from .session import AgentSession
+
+READ_BYTES = 4096
+"""One host buffer of a virtio-serial port, one largest frame."""
+
+RETRY_FIRST_S = 1.0
+RETRY_MOST_S = 5.0
+
+CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, PortError)
+"""What a stream raises when its other end is gone: QEMU dies in the midst of a session, too."""
+
+WRITE_STUCK_S = 5.0
+"""A guest that takes nothing for 5 s is disconnected: QEMU drops the half-written frame and starts clean (SPEC 7)."""
+
+
+class AgentReports:
+    """The report source "agent": runs the conversation with one guest's agent over its channel."""
+
+    def __init__(self, vm: VmPort, session: AgentSession, clock: Clock, ram_kib: Callable[[], int]) -> None:
+        self._vm = vm
+        self._session = session
+        self._clock = clock
+        self._ram_kib = ram_kib
+        self._wake = trio.Event()
+
+    def wake(self) -> None:
+        """The session has something to say: write it now rather than at its next deadline."""
+        self._wake.set()
+
+    async def run(self, sink: ReportSink) -> None:
+        """Deliver reports and wishes until cancelled. A channel that cannot be had is tried again, without noise."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            try:
+                stream = await self._vm.open_channel()
+            except PortError as exc:
+                self._session.detached(str(exc))
+                await self._clock.sleep(wait_s)
+                wait_s = min(RETRY_MOST_S, wait_s * 2)
+                continue
+            wait_s = RETRY_FIRST_S
+            self._session.attached(self._ram_kib(), self._clock.now())
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, stream, nursery.cancel_scope)
+                    await self._read(stream, sink)
+                    nursery.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                    await self._say_goodbye(stream)
+                    await stream.aclose()
+                self._session.detached("channel closed")
+            await self._clock.sleep(RETRY_FIRST_S)
+
+    async def _say_goodbye(self, stream: ByteStream) -> None:
+        self._session.goodbye(self._clock.now())
+        if data := self._session.take_output():
+            with contextlib.suppress(*CLOSED, trio.BusyResourceError):
+                await stream.send_all(data)
+
+    async def _read(self, stream: ByteStream, sink: ReportSink) -> None:
+        while True:
+            delay_s = self._session.read_delay_s(self._clock.now())
+            if delay_s:
+                await self._clock.sleep(delay_s)
+                continue
+            try:
+                untrusted_data = await stream.receive_some(READ_BYTES)
+            except CLOSED:
+                return
+            if not untrusted_data:
+                return
+            self._session.received(bytes(untrusted_data), self._clock.now())
+            deliver(self._session, sink)
+            self.wake()
+
+    async def _write(self, stream: ByteStream, scope: trio.CancelScope) -> None:
+        while True:
+            self._wake = trio.Event()
+            self._session.tick(self._clock.now())
+            data = self._session.take_output()
+            if data:
+                try:
+                    with trio.fail_after(WRITE_STUCK_S):
+                        await stream.send_all(data)
+                except (*CLOSED, trio.TooSlowError):
+                    scope.cancel()
+                    return
+                continue
+            with trio.move_on_at(self._session.deadline_s()):
+                await self._wake.wait()
+
+
+def deliver(session: AgentSession, sink: ReportSink) -> None:
+    """Hand on what has arrived, reports before wishes: a wish is judged by the newest report."""
+    reports, session.reports = session.reports, []
+    wishes, session.wishes = session.wishes, []
+    for report in reports:
+        sink.reported(report)
+    for wish in wishes:
+        sink.wished(wish)

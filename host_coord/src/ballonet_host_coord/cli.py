@@ -1,0 +1,252 @@
+"""`ballonet`: the command for people. Exit codes: 0 done, 1 failed, 2 misused or wrong settings, 3 no coordinator.
+
+Every option can come from the environment, as BALLONET_CONFIG, BALLONET_SOCKET or BALLONET_<COMMAND>_<OPTION>.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+import trio
+
+from .config import DEFAULT_PATH, ConfigError, TomlSettings
+from .control import ControlError, Unreachable, request
+from .model import HostSettings, Settings
+from .notify import notify
+from .ports import PortError
+from .status import render
+
+log = logging.getLogger("ballonet")
+
+FAILED, MISUSED, UNREACHABLE = 1, 2, 3
+
+# What the journal reads from the beginning of a line: see sd-daemon(3).
+JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+DEMO = "ballonet_host_coord.demo.cli"
+
+
+class _Commands(click.Group):
+    """The commands, and `demo` where it is installed. It is imported when it is asked for, with all that it needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *(["demo"] if _has_demo() else [])])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "demo" or not _has_demo():
+            return super().get_command(ctx, cmd_name)
+        try:
+            command: click.Command = importlib.import_module(DEMO).demo
+        except ModuleNotFoundError as error:
+            return _needs_more(str(error.name))
+        return command
+
+
+def _has_demo() -> bool:
+    return importlib.util.find_spec(DEMO) is not None
+
+
+def _needs_more(module: str) -> click.Command:
+    @click.command("demo", help="See it work (not installed).", context_settings={"ignore_unknown_options": True})
+    @click.argument("rest", nargs=-1)
+    def demo(rest: tuple[str, ...]) -> NoReturn:
+        _fail(f"the demo needs {module}: pip install 'ballonet-host-coord[demo]'")
+
+    return demo
+
+
+def _config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--config",
+        default=DEFAULT_PATH,
+        show_default=True,
+        envvar="BALLONET_CONFIG",
+        metavar="FILE",
+        help="Settings; drop-ins beside it in NAME.d/*.toml.",
+    )(command)
+
+
+def _socket_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--socket",
+        "socket_path",
+        envvar="BALLONET_SOCKET",
+        metavar="PATH",
+        help="The coordinator's control socket. [default: what the settings say]",
+    )(command)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "BALLONET"})
+@click.version_option(importlib.metadata.version("ballonet-host-coord"), prog_name="ballonet")
+def cli() -> None:
+    """Move memory between this host's guests by their demand."""
+
+
+@cli.command()
+@_config_option
+@click.option("--observe", is_flag=True, help="Decide, and move nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def serve(config: str, observe: bool, verbose: bool) -> None:
+    """Run the coordinator in the foreground until SIGTERM or SIGINT."""
+    settings, warnings = _load(config)
+    _log_to_stderr(verbose)
+    for warning in warnings:
+        log.warning("%s: %s", config, warning)
+    failed = False
+    try:
+        trio.run(functools.partial(_serve, settings, observe), strict_exception_groups=True)
+    except* (ControlError, PortError, OSError) as group:
+        failed = True
+        for error in _leaves(group):
+            log.error("%s", error)
+    if failed:
+        sys.exit(FAILED)
+
+
+@cli.command()
+@_config_option
+def check(config: str) -> None:
+    """Say what is wrong with the settings. Touches nothing."""
+    settings, warnings = _load(config)
+    for warning in warnings:
+        click.echo(f"{config}: {warning}", err=True)
+    names = ", ".join(guest.name for guest in settings.guests)
+    click.echo(f"{config}: OK, {len(settings.guests)} guest(s){': ' if names else ''}{names}")
+
+
+@cli.command()
+@_socket_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(socket_path: str | None, as_json: bool) -> None:
+    """Show the host and every guest: what it has, needs and gets, and why."""
+    answer = _ask(socket_path, "status")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    # click takes colours out again where it believes that the terminal has none.
+    click.echo(render(answer, shutil.get_terminal_size().columns, color=color), color=color)
+
+
+@cli.command()
+@click.argument("guest", required=False)
+@click.option("--all", "everyone", is_flag=True, help="Every guest.")
+@click.option("--force", is_flag=True, help="At once, even beyond the budget.")
+@_socket_option
+def release(guest: str | None, everyone: bool, force: bool, socket_path: str | None) -> None:
+    """Give GUEST all of its memory back and leave it alone, until `ballonet resume`."""
+    if (guest is None) != everyone:
+        raise click.UsageError("name one GUEST, or say --all")
+    arguments = {"force": force, **({"all": True} if everyone else {"guest": guest})}
+    answer = _ask(socket_path, "release", arguments)
+    for released in answer["guests"]:
+        missing_kib = released["missing_kib"]
+        later = f"; {_mib(missing_kib)} more when there is room, or with --force" if missing_kib else ""
+        click.echo(f"{released['name']}: released with {_mib(released['granted_kib'])}{later}")
+
+
+@cli.command()
+@click.argument("guest")
+@_socket_option
+def resume(guest: str, socket_path: str | None) -> None:
+    """Manage GUEST again after `ballonet release`."""
+    _ask(socket_path, "resume", {"guest": guest})
+    click.echo(f"{guest}: managed again")
+
+
+def main() -> None:
+    cli()
+
+
+async def _serve(settings: Settings, observe: bool) -> None:
+    # Imported here: commands that only ask a running coordinator need none of it.
+    from . import service
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_stop_on_signal, nursery.cancel_scope)
+        await service.serve(settings, observe=observe)
+        nursery.cancel_scope.cancel()
+
+
+async def _stop_on_signal(
+    scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("stopping on %s", signal.Signals(number).name)
+            notify("STOPPING=1")
+            scope.cancel()
+            return
+
+
+def _load(config: str) -> tuple[Settings, tuple[str, ...]]:
+    """The settings and what is odd about them. Ends the program where they have faults, with every fault said."""
+    source = TomlSettings(config)
+    try:
+        return source.load(), source.warnings
+    except ConfigError as error:
+        for fault in error.faults:
+            click.echo(str(fault), err=True)
+        sys.exit(MISUSED)
+
+
+def _ask(socket_path: str | None, operation: str, arguments: dict[str, Any] | None = None) -> Any:
+    """The running coordinator's answer. Ends the program where there is none."""
+    try:
+        return trio.run(request, socket_path or _settings_socket(), operation, arguments)
+    except Unreachable as error:
+        _fail(str(error), UNREACHABLE)
+    except ControlError as error:
+        _fail(str(error))
+
+
+def _settings_socket() -> str:
+    """Where a coordinator with the default settings would listen; faults in them are `serve`'s to tell."""
+    try:
+        return TomlSettings(os.environ.get("BALLONET_CONFIG", DEFAULT_PATH)).load().host.control_path
+    except ConfigError:
+        return HostSettings().control_path
+
+
+def _fail(message: str, code: int = FAILED) -> NoReturn:
+    click.echo(f"ballonet: {message}", err=True)
+    sys.exit(code)
+
+
+def _mib(kib: int) -> str:
+    return f"{kib / 1024:.0f} MiB"
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return leaves
+
+
+class _JournalFormatter(logging.Formatter):
+    """Each line with its level, as the journal wants it; it stamps the time itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = max((known for known in JOURNAL_LEVELS if known <= record.levelno), default=logging.DEBUG)
+        return "\n".join(f"<{JOURNAL_LEVELS[level]}>{line}" for line in super().format(record).splitlines())
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    handler = logging.StreamHandler()
+    if os.environ.get("JOURNAL_STREAM"):
+        handler.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)

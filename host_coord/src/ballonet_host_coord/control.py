@@ -1,0 +1,231 @@
+"""The control socket: how commands for people reach the running coordinator. One JSON object per line, both ways.
+
+    -> {"op": "release", "guest": "web", "force": true}
+    <- {"ok": true, "result": {...}}     or     {"ok": false, "error": "no guest 'wbe'; known: web, db"}
+
+Whoever may open the socket may do everything, so its mode is 0660 and the operator chooses the group. Clients are
+people's commands: few, short and local. What they may cost is bounded by the limits below.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+log = logging.getLogger(__name__)
+
+MOST_CLIENTS = 32
+MOST_REQUEST_BYTES = 65536
+"""Requests name a guest and an option or two."""
+MOST_REPLY_BYTES = 16 << 20
+"""A status has about 1 KiB per guest."""
+IDLE_TIMEOUT_S = 60.0
+"""A client that says nothing, or does not read, for so long gives its place to another."""
+ANSWER_TIMEOUT_S = 10.0
+
+Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
+"""Takes "op" and the request's other members. Raises LookupError, ValueError with a text for the operator."""
+
+
+class ControlError(Exception):
+    """The socket cannot be served; or the coordinator refused a request, in its own words."""
+
+
+class Unreachable(ControlError):
+    """No coordinator answers at the socket."""
+
+
+# --- the coordinator's side -----------------------------------------------------------------------------
+
+
+async def serve_control(
+    path: str,
+    handler: Handler,
+    *,
+    group: str | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests at `path` until cancelled; "started" means that clients are let in. Raises ControlError."""
+    await _make_way(path)
+    with _listen(path, group) as listening:
+        inode = os.stat(path).st_ino
+        clients: list[trio.SocketStream] = []
+
+        async def converse(stream: trio.SocketStream) -> None:
+            clients.append(stream)
+            try:
+                async with stream:
+                    if len(clients) > MOST_CLIENTS:
+                        await _reply(stream, _refusal(f"{MOST_CLIENTS} clients are served already; try again"))
+                    else:
+                        await _serve_client(stream, handler)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                pass
+            finally:
+                clients.remove(stream)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trio.serve_listeners, converse, [trio.SocketListener(listening)])
+                task_status.started()
+        finally:
+            _remove(path, inode)
+
+
+async def _make_way(path: str) -> None:
+    """Make the directory, and remove a socket that its coordinator left behind."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise ControlError(f"{path}: is there already and is no socket")
+    try:
+        await (await trio.open_unix_socket(path)).aclose()
+    except ConnectionRefusedError:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror}") from error
+    else:
+        raise ControlError(f"{path}: another coordinator answers there")
+
+
+def _listen(path: str, group: str | None) -> trio.socket.SocketType:
+    """A listening socket with its mode and group, which nobody could connect to before it had them."""
+    try:
+        group_id = grp.getgrnam(group).gr_gid if group is not None else -1
+    except KeyError as error:
+        raise ControlError(f"control_group: there is no group {group!r} on this host") from error
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        before = os.umask(0o117)
+        try:
+            listening.bind(path)
+        finally:
+            os.umask(before)
+        if group_id >= 0:
+            os.chown(path, -1, group_id)
+        listening.listen(MOST_CLIENTS)
+    except OSError as error:
+        listening.close()
+        raise ControlError(f"{path}: {error.strerror}") from error
+    return trio.socket.from_stdlib_socket(listening)
+
+
+def _remove(path: str, inode: int) -> None:
+    """Remove our socket, and not one that somebody put there since."""
+    try:
+        if os.lstat(path).st_ino == inode:
+            os.unlink(path)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            log.warning("%s: cannot be removed: %s", path, error.strerror)
+
+
+async def _serve_client(stream: trio.SocketStream, handler: Handler) -> None:
+    lines = _Lines(stream, MOST_REQUEST_BYTES)
+    while True:
+        with trio.fail_after(IDLE_TIMEOUT_S):
+            try:
+                line = await lines.next_line()
+            except ValueError as error:
+                await _reply(stream, _refusal(str(error)))
+                return
+        if line is None:
+            return
+        await _reply(stream, await _answer(line, handler))
+
+
+async def _answer(line: bytes, handler: Handler) -> dict[str, Any]:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return _refusal("a request is one JSON object in one line")
+    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+        return _refusal('a request is one JSON object with a text "op"')
+    operation = request.pop("op")
+    try:
+        return {"ok": True, "result": await handler(operation, request)}
+    except (LookupError, ValueError) as error:
+        return _refusal(str(error.args[0]) if error.args else type(error).__name__)
+    except Exception:
+        log.exception("the request %r failed", operation)
+        return _refusal("internal error; the coordinator's log has more")
+
+
+async def _reply(stream: trio.SocketStream, reply: dict[str, Any]) -> None:
+    with trio.fail_after(IDLE_TIMEOUT_S):
+        await stream.send_all(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+
+
+def _refusal(text: str) -> dict[str, Any]:
+    return {"ok": False, "error": text}
+
+
+class _Lines:
+    """Lines of a stream, of bounded length."""
+
+    def __init__(self, stream: trio.SocketStream, most_bytes: int) -> None:
+        self._stream = stream
+        self._most_bytes = most_bytes
+        self._buffer = bytearray()
+
+    async def next_line(self) -> bytes | None:
+        """The next line, None at the end of the stream. Raises ValueError for a line that is too long."""
+        searched = 0
+        while True:
+            end = self._buffer.find(b"\n", searched)
+            searched = len(self._buffer)
+            if (searched if end < 0 else end) > self._most_bytes:
+                raise ValueError(f"a line has at most {self._most_bytes} bytes")
+            if end >= 0:
+                line = bytes(self._buffer[:end])
+                del self._buffer[: end + 1]
+                return line
+            data = await self._stream.receive_some(65536)
+            if not data:
+                return None
+            self._buffer += data
+
+
+# --- the command's side ---------------------------------------------------------------------------------
+
+
+async def request(path: str, operation: str, arguments: dict[str, Any] | None = None) -> Any:
+    """The coordinator's result. Raises Unreachable, or ControlError with the coordinator's refusal."""
+    try:
+        with trio.fail_after(ANSWER_TIMEOUT_S):
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(json.dumps({"op": operation, **(arguments or {})}).encode() + b"\n")
+                line = await _Lines(stream, MOST_REPLY_BYTES).next_line()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise Unreachable(f"no coordinator runs at {path}; start it with `ballonet serve`") from error
+    except PermissionError as error:
+        raise Unreachable(f"{path}: permission denied; be root, or in the group that control_group names") from error
+    except (OSError, trio.BrokenResourceError) as error:
+        raise Unreachable(f"{path}: {error}") from error
+    except trio.TooSlowError as error:
+        raise Unreachable(f"{path}: the coordinator did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+    try:
+        reply = json.loads(line or b"")
+        answered = bool(reply["ok"])
+        content = reply["result"] if answered else str(reply["error"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unreachable(f"{path}: what answers there is no coordinator") from error
+    if not answered:
+        raise ControlError(content)
+    return content

@@ -1,0 +1,187 @@
+"""What a guest needs, folded from its reports: use, a bounded share of its commitment, and harm.
+
+Three signals, since each alone is known to fail (`DESIGN.md`, section 3):
+
+* **use** is the present: what the guest's kernel could not give back now. The balloon is subtracted (without that an
+  idle guest with a full balloon looks busy), memory that was swapped out and is being read back is added.
+* **committed** looks ahead: programs have asked for it. It overstates (reserved and never touched, doubled by a
+  fork), so it may lift demand above use by no more than the buffer.
+* **harm** is the proof: the guest's own DEMAND, or stalls that nothing of ours explains.
+
+Fast up, slow down. While use rises it is extrapolated over `LEAD_S`, the time a deflate takes to arrive. What the guest
+held before is remembered in `held` and halves every `FALL_HALF_LIFE_S`; the arbiter gives that part to
+another guest at once when that one is short.
+
+All of it is a fold: `observe(estimate, report, ...)` for each report, `demand_at(estimate, wish, now)` to read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .model import Demand, GuestSettings, UsageReport, VmFacts, Wish
+
+LEAD_S = 2.0
+"""A deflate is decided within one report (1 s) and carried out within another: that far ahead demand must look."""
+
+LEAD_MOST_RATIO = 0.25
+"""Of RAM: no extrapolation asks for more than this at once; the next report is a second away."""
+
+FALL_HALF_LIFE_S = 45.0
+"""Memory given back over minutes: half in 45 s, nine tenths in 150 s. Programs that come and go keep their room."""
+
+FORGET_RATIO = 0.01
+"""A remainder of the past below 1 % of demand is dropped, so that constant reports reach a fixed point."""
+
+HOT_SWAP_HALF_LIFE_S = 30.0
+"""Swap read back within the last minute belongs to the working set; older reads were a visit."""
+
+WISH_FRESH_S = 3.0
+"""An agent repeats its DEMAND while it is short (up to four a second); three report periods without one end it."""
+
+HARM_PSI_SOME_RATIO = 0.10
+"""Somebody waited for memory a tenth of the interval: ten times what a healthy, busy guest shows."""
+
+HARM_AVAILABLE_RATIO = 0.15
+"""Stalls with more than 15 % of the guest available come from a limit inside it; more memory would not cure them."""
+
+HARM_STEP_RATIO = 1 / 8
+HARM_STEP_LEAST_KIB = 65536
+"""A guest that stalls gets an eighth of its size more, at least 64 MiB: several seconds' allocation of a busy one."""
+
+CACHE_KEPT_RATIO = 0.25
+"""A quarter of the file cache ranks with the buffer: the active part of it, where the kernel's split is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the fold remembers between two reports."""
+
+    report: UsageReport
+    size_kib: int
+    """What the guest had when it reported: RAM less its balloon."""
+    use_kib: int
+    committed_kib: int | None
+    rise_kib_per_s: float
+    hot_swap_kib: float
+    held_kib: float
+    psi_some_ratio: float | None
+    psi_full_ratio: float | None
+    harmed: bool
+
+
+def observe(
+    before: Estimate | None, report: UsageReport, vm: VmFacts, settings: GuestSettings, moved_by_us: bool
+) -> Estimate:
+    """Fold one report in. `moved_by_us`: our own shrink is under way, so stalls prove nothing (invariant I9)."""
+    reserve_kib = max(0, vm.ram_kib - report.total_kib)
+    balloon_kib = report.balloon_kib if report.balloon_kib is not None else vm.ram_kib - vm.actual_kib
+    size_kib = max(0, vm.ram_kib - balloon_kib)
+    hot_swap_kib = 0.0
+    rise_kib_per_s = 0.0
+    psi_some = psi_full = None
+    interval_s = 0.0
+    if before is not None and _follows(before.report, report):
+        interval_s = max(0.001, (report.boottime_ms - before.report.boottime_ms) / 1000)
+        hot_swap_kib = before.hot_swap_kib * 0.5 ** (interval_s / HOT_SWAP_HALF_LIFE_S)
+        hot_swap_kib += _grown(before.report.swap_in_kib, report.swap_in_kib)
+        psi_some = _ratio(before.report.psi_some_us, report.psi_some_us, interval_s)
+        psi_full = _ratio(before.report.psi_full_us, report.psi_full_us, interval_s)
+    if report.swap_total_kib is not None and report.swap_free_kib is not None:
+        hot_swap_kib = min(hot_swap_kib, max(0, report.swap_total_kib - report.swap_free_kib))
+    unavailable_kib = max(0, size_kib - reserve_kib - report.available_kib)
+    use_kib = min(vm.ram_kib, unavailable_kib + reserve_kib + int(hot_swap_kib))
+    if before is not None and interval_s:
+        rise_kib_per_s = max(0.0, (use_kib - before.use_kib) / interval_s)
+    harmed = (
+        not moved_by_us
+        and psi_some is not None
+        and psi_some > HARM_PSI_SOME_RATIO
+        and report.available_kib < size_kib * HARM_AVAILABLE_RATIO
+    )
+    estimate = Estimate(
+        report=report,
+        size_kib=size_kib,
+        use_kib=use_kib,
+        committed_kib=None if report.committed_kib is None else report.committed_kib + reserve_kib,
+        rise_kib_per_s=rise_kib_per_s,
+        hot_swap_kib=hot_swap_kib,
+        held_kib=0.0,
+        psi_some_ratio=psi_some,
+        psi_full_ratio=psi_full,
+        harmed=harmed,
+    )
+    now_kib = _demand_kib(estimate, vm, settings)
+    held_kib = float(now_kib)
+    if before is not None:
+        passed_s = max(0.0, report.arrived_s - before.report.arrived_s)
+        held_kib = _held_kib(before.held_kib, now_kib, passed_s)
+    return replace(estimate, held_kib=held_kib)
+
+
+def demand_at(
+    estimate: Estimate, wish: Wish | None, vm: VmFacts, settings: GuestSettings, now_s: float
+) -> Demand:
+    """What the guest needs at `now_s`. A wish that blames one of our moves (`gen`) is not demand yet (I9)."""
+    demand_kib = _demand_kib(estimate, vm, settings)
+    urgent = estimate.harmed
+    if wish is not None and wish.gen is None and now_s - wish.arrived_s <= WISH_FRESH_S:
+        demand_kib = max(demand_kib, min(wish.want_kib, vm.ram_kib))
+        urgent = True
+    passed_s = max(0.0, now_s - estimate.report.arrived_s)
+    return Demand(
+        demand_kib=demand_kib,
+        held_kib=int(_held_kib(estimate.held_kib, demand_kib, passed_s)),
+        use_kib=estimate.use_kib,
+        committed_kib=estimate.committed_kib,
+        cache_kib=int((estimate.report.file_kib or 0) * CACHE_KEPT_RATIO),
+        urgent=urgent,
+        psi_some_ratio=estimate.psi_some_ratio,
+        psi_full_ratio=estimate.psi_full_ratio,
+    )
+
+
+def remember(estimate: Estimate, wish: Wish, vm: VmFacts) -> Estimate:
+    """A wish that was granted or not: it stays in `held`, so that its memory is not taken back the moment it ends."""
+    if wish.gen is not None:
+        return estimate
+    return replace(estimate, held_kib=max(estimate.held_kib, float(min(wish.want_kib, vm.ram_kib))))
+
+
+def want_kib(demand: Demand, settings: GuestSettings) -> int:
+    """Demand with its buffer and worthwhile cache, and what is still held from before."""
+    buffer_kib = demand.demand_kib * settings.buffer_percent // 100
+    return max(demand.held_kib, demand.demand_kib + max(buffer_kib, demand.cache_kib))
+
+
+def _demand_kib(estimate: Estimate, vm: VmFacts, settings: GuestSettings) -> int:
+    kib = estimate.use_kib
+    if estimate.committed_kib is not None:
+        bound_kib = estimate.use_kib + estimate.use_kib * settings.buffer_percent // 100
+        kib = max(kib, min(estimate.committed_kib, bound_kib))
+    lead_kib = min(estimate.rise_kib_per_s * LEAD_S, vm.ram_kib * LEAD_MOST_RATIO)
+    kib = max(kib, estimate.use_kib + int(lead_kib))
+    if estimate.harmed:
+        step_kib = max(HARM_STEP_LEAST_KIB, int(estimate.size_kib * HARM_STEP_RATIO))
+        kib = max(kib, estimate.size_kib + step_kib)
+    return min(kib, vm.ram_kib)
+
+
+def _held_kib(held_kib: float, demand_kib: int, passed_s: float) -> float:
+    past_kib = (held_kib - demand_kib) * 0.5 ** (passed_s / FALL_HALF_LIFE_S)
+    return demand_kib + past_kib if past_kib > demand_kib * FORGET_RATIO else float(demand_kib)
+
+
+def _follows(before: UsageReport, report: UsageReport) -> bool:
+    """Counters and rates need two reports of one boot and one source, in order."""
+    return before.kind is report.kind and report.boottime_ms > before.boottime_ms
+
+
+def _grown(before: int | None, after: int | None) -> int:
+    return max(0, after - before) if before is not None and after is not None else 0
+
+
+def _ratio(before_us: int | None, after_us: int | None, interval_s: float) -> float | None:
+    if before_us is None or after_us is None or after_us < before_us:
+        return None
+    return min(1.0, (after_us - before_us) / (interval_s * 1_000_000))

@@ -1,0 +1,197 @@
+"""The coordinator's record of one guest: facts of every source meet here and leave as a `GuestSnapshot`.
+
+The record knows when facts belong to one boot. A new boot (start, reset, incoming migration) throws away what the last
+one said: reports, estimate, consent and the belief in the balloon's `actual`. Everything that enters is a
+validated value; the record does no IO and reads no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .booking import book, boot_answered
+from .demand import Estimate, demand_at, observe, remember
+from .ledger import Ledger
+from .model import (
+    GuestSettings,
+    GuestSnapshot,
+    LinkState,
+    ReportKind,
+    Residency,
+    RunState,
+    SetTarget,
+    UsageReport,
+    VmFacts,
+    Wish,
+)
+from .session import AgentSession
+
+AGENT_GONE_S = 60.0
+"""An agent that was silent this long is gone: until then its guest is held, afterwards balloon statistics judge."""
+
+TAKEN_BACK_WHY = 5
+TAKEN_BACK_SEVERITY = 2
+
+
+class GuestRecord:
+    """One guest. `vm_read`, `vm_lost`, `reported` and `wished` are the ways in, `snapshot` the way out."""
+
+    def __init__(self, settings: GuestSettings, session: AgentSession, ledger: Ledger) -> None:
+        self.settings = settings
+        self.session = session
+        self._ledger = ledger
+        self.vm = VmFacts(RunState.ABSENT)
+        self.residency: Residency | None = None
+        self.released = False
+        self.detail = "not seen yet"
+        self._seen = False
+        self._answered = False
+        self._ran_s = float("-inf")
+        """When a machine that waited ran its first instruction: its boot began then, not with its process."""
+        self._estimate: Estimate | None = None
+        self._report: UsageReport | None = None
+        self._agent_report_s = float("-inf")
+        self._wish: Wish | None = None
+        self._statistics_s = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    # --- facts in ----------------------------------------------------------------------------------------
+
+    def vm_read(self, vm: VmFacts, residency: Residency | None, now_s: float) -> SetTarget | None:
+        """Take what the hypervisor and the host's kernel say. A new boot may want its startup target set."""
+        command = None
+        if not self._seen or vm.boot != self.vm.boot:
+            adopted = self._goes_on(vm)
+            self._forget_boot()
+            if self._seen:
+                self.session.renewed(vm.ram_kib, now_s)
+            startup_kib = min(self.settings.startup_kib, vm.ram_kib)
+            command = self._ledger.began_boot(self.name, vm.boot, startup_kib, adopted)
+        if self.vm.run_state is RunState.PRELAUNCH and vm.run_state is RunState.RUNNING:
+            self._ran_s = now_s
+        self._seen = True
+        self.vm = replace(vm, boot_began_s=max(vm.boot_began_s, self._ran_s))
+        self.residency = residency
+        self.detail = ""
+        self._answered = self._answered or boot_answered(self.vm, self._agent_report())
+        self._take_statistics(now_s)
+        return command
+
+    def vm_lost(self, alive: bool, detail: str, residency: Residency | None = None) -> None:
+        """The hypervisor stopped answering. A process that is still there stays booked as it was."""
+        self.detail = detail
+        if alive:
+            self.vm = replace(self.vm, run_state=RunState.UNREACHABLE)
+            self.residency = residency or self.residency  # the kernel answers for a monitor that does not (I8)
+            return
+        self._forget_boot()
+        self._ledger.forget(self.name)
+        self.residency = None
+        self.vm = VmFacts(RunState.ABSENT, boot=self.vm.boot)
+
+    def reported(self, report: UsageReport) -> None:
+        """Fold a report in (both sources come through here)."""
+        if self.vm.ram_kib == 0 or report.arrived_s < self.vm.boot_began_s:
+            return
+        if report.kind is ReportKind.AGENT:
+            self._agent_report_s = report.arrived_s
+        self._report = report
+        self._answered = self._answered or boot_answered(self.vm, self._agent_report())
+        moved_by_us = self._ledger.is_shrinking(self.name, report.arrived_s)
+        self._estimate = observe(self._estimate, report, self.vm, self.settings, moved_by_us)
+
+    def wished(self, wish: Wish) -> None:
+        """A DEMAND, clamped to what the guest can have at all. The last one wins."""
+        if self.vm.ram_kib == 0:
+            return
+        self._wish = replace(wish, want_kib=max(0, min(wish.want_kib, self.vm.ram_kib)))
+        if self._estimate is not None:
+            self._estimate = remember(self._estimate, self._wish, self.vm)
+
+    def note_taken_back(self, now_s: float) -> None:
+        """The guest took memory back by itself: that is a demand for what it has now (design, harm)."""
+        taken_kib = self._ledger.taken_back_kib(self.name)
+        if taken_kib and (self._wish is None or self._wish.want_kib < self.vm.actual_kib):
+            self.wished(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
+
+    # --- facts out ---------------------------------------------------------------------------------------
+
+    def snapshot(self, now_s: float) -> GuestSnapshot:
+        started = self._ledger.was_started(self.name, now_s)
+        target_kib = self._ledger.target_kib(self.name)
+        demand = None
+        if self._estimate is not None and self.vm.ram_kib:
+            demand = demand_at(self._estimate, self._wish, self.vm, self.settings, now_s)
+        return GuestSnapshot(
+            settings=self.settings,
+            vm=self.vm,
+            booking=book(self.settings, self.vm, self.residency, target_kib, self._answered, started),
+            hypervisor_target_kib=target_kib,
+            residency=self.residency,
+            agent=self.session.facts(),
+            report=self._report,
+            demand=demand,
+            wish=self._wish,
+            released=self.released,
+            stuck_since_s=self._ledger.stuck_since_s(self.name),
+            retried=self._ledger.retries(self.name, now_s),
+            refuses=self._ledger.refuses(self.name),
+            waiting_to_start=(
+                self.vm.run_state is RunState.PRELAUNCH and self.settings.start_when_it_fits and not started
+            ),
+        )
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _goes_on(self, vm: VmFacts) -> bool:
+        """Whether a machine seen anew may have run for long: a startup target would be a blind shrink (I3)."""
+        if vm.run_state is RunState.PRELAUNCH:
+            return False
+        same_process = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
+        reconnected = self.vm.run_state is RunState.UNREACHABLE and same_process
+        arrived = RunState.MIGRATING in (self.vm.run_state, vm.run_state)
+        return not self._seen or reconnected or arrived
+
+    def _forget_boot(self) -> None:
+        self._ran_s = float("-inf")
+        self._answered = False
+        self._estimate = None
+        self._report = None
+        self._wish = None
+        self._agent_report_s = float("-inf")
+        self._statistics_s = float("-inf")
+
+    def _agent_report(self) -> UsageReport | None:
+        report = self._report
+        return report if report is not None and report.kind is ReportKind.AGENT else None
+
+    def _take_statistics(self, now_s: float) -> None:
+        """Where no agent has spoken for `AGENT_GONE_S`, the balloon's statistics are the report."""
+        statistics = self.vm.statistics
+        silent_since_s = max(self._agent_report_s, self.vm.boot_began_s)
+        if statistics is None or statistics.arrived_s <= self._statistics_s or now_s - silent_since_s < AGENT_GONE_S:
+            return
+        if self.session.facts().link is LinkState.LIVE:
+            return
+        self._statistics_s = statistics.arrived_s
+        if statistics.total_kib is None or statistics.available_kib is None:
+            return
+        total_kib = statistics.total_kib
+        if self.vm.deflate_on_oom is not True:
+            total_kib += self.vm.ram_kib - self.vm.actual_kib  # without deflate-on-oom the balloon leaves MemTotal
+        self.reported(
+            UsageReport(
+                kind=ReportKind.STATISTICS,
+                arrived_s=statistics.arrived_s,
+                boottime_ms=int(statistics.arrived_s * 1000),
+                total_kib=total_kib,
+                available_kib=min(statistics.available_kib, total_kib),
+                file_kib=statistics.caches_kib,
+                major_faults=statistics.major_faults,
+                swap_in_kib=None if statistics.swap_in_bytes is None else statistics.swap_in_bytes // 1024,
+                swap_out_kib=None if statistics.swap_out_bytes is None else statistics.swap_out_bytes // 1024,
+            )
+        )

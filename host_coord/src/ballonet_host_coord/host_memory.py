@@ -1,0 +1,196 @@
+"""The host memory port over /proc: what the host has left, and what its kernel says that each QEMU holds.
+
+`/proc/PID/status` is cheap (some 40 us) and is read each time. `smaps` says which part of it is the guest's. It has
+some 500 mappings, 25 ms' worth on a busy host, and the kernel walks the guest's page tables for it, which takes a good
+part of a second for 100 GiB in 4 KiB pages. So it is read only when its age or the movement since then make it worth
+while, and for no more than `SMAPS_SHARE` of the time. Between two readings what moves is counted as the guest's,
+since QEMU's own hardly moves.
+
+Every file but meminfo is optional: PSI and cgroups may be missing, a process may end while it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from .model import HostFacts, Residency
+from .ports import Clock, PortError
+from .residency import guest_ram, parse_smaps, parse_status, split
+
+SMAPS_AGE_S = 10.0
+"""QEMU's own memory creeps; a reading this old is replaced."""
+SMAPS_MOVED_KIB = 16384
+"""Movement that makes an older split doubtful: less than the smallest step that a balloon is moved by."""
+SMAPS_SHARE = 0.05
+"""Of our time, at the most, goes into reading smaps, whatever moves in however many guests."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The last split of one process."""
+
+    began_ticks: int
+    """Tells a process from a later one with the same number."""
+    ram_kib: int
+    held_kib: int
+    guest_kib: int
+    overhead_kib: int
+    read_s: float
+    next_s: float
+    """Not before, whatever moves."""
+
+
+class ProcHostMemory:
+    def __init__(self, clock: Clock, *, proc_root: str = "/proc") -> None:
+        self._clock = clock
+        self._root = proc_root
+        self._seen: dict[int, _Seen] = {}
+
+    def facts(self) -> HostFacts:
+        """Raises PortError where there is no meminfo."""
+        try:
+            meminfo = _fields(_read(f"{self._root}/meminfo"))
+            total_kib, available_kib = meminfo["MemTotal"], meminfo["MemAvailable"]
+        except (OSError, KeyError, ValueError) as error:
+            raise PortError(f"{self._root}/meminfo does not tell the host's memory: {error!r}") from error
+        some_us, full_us = parse_stall_totals(_read_optional(f"{self._root}/pressure/memory"))
+        return HostFacts(
+            total_kib=total_kib,
+            available_kib=available_kib,
+            psi_some_us=some_us,
+            psi_full_us=full_us,
+            cgroup_limit_kib=self._cgroup_limit_kib(total_kib),
+            read_s=self._clock.now(),
+        )
+
+    def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
+        now_s = self._clock.now()
+        try:
+            process = parse_status(_read(f"{self._root}/{qemu_pid}/status"))
+            began_ticks = _began_ticks(_read(f"{self._root}/{qemu_pid}/stat"))
+            # Whoever has less address space than the guest has RAM is not its QEMU.
+            if process is None or process.size_kib < ram_kib:
+                self._seen.pop(qemu_pid, None)
+                return None
+            seen = self._seen.get(qemu_pid)
+            if seen is not None and (seen.began_ticks, seen.ram_kib) != (began_ticks, ram_kib):
+                seen = None
+            if seen is None or self._worth_while(seen, process.held_kib, now_s):
+                began_s = time.perf_counter()
+                ram = guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
+                guest_kib, overhead_kib = split(process, ram, ram_kib)
+                self._forget(now_s)
+                guests = len(self._seen.keys() | {qemu_pid})
+                next_s = now_s + (time.perf_counter() - began_s) * guests / SMAPS_SHARE
+                seen = _Seen(began_ticks, ram_kib, process.held_kib, guest_kib, overhead_kib, now_s, next_s)
+                self._seen[qemu_pid] = seen
+        except (OSError, ValueError, IndexError):
+            self._seen.pop(qemu_pid, None)
+            return None
+        moved_kib = process.held_kib - seen.held_kib
+        guest_kib = min(max(0, seen.guest_kib + moved_kib), ram_kib)
+        overhead_kib = max(0, seen.overhead_kib + seen.guest_kib + moved_kib - guest_kib)
+        return Residency(resident_kib=guest_kib, overhead_kib=overhead_kib, read_s=now_s)
+
+    def is_alive(self, qemu_pid: int) -> bool:
+        """Whether the process is there and has memory: a zombie has none, a later process of that number is another."""
+        try:
+            process = parse_status(_read(f"{self._root}/{qemu_pid}/status"))
+            began_ticks = _began_ticks(_read(f"{self._root}/{qemu_pid}/stat"))
+        except (OSError, ValueError, IndexError):
+            return False
+        seen = self._seen.get(qemu_pid)
+        return process is not None and (seen is None or seen.began_ticks == began_ticks)
+
+    def _worth_while(self, seen: _Seen, held_kib: int, now_s: float) -> bool:
+        due = now_s - seen.read_s >= SMAPS_AGE_S or abs(held_kib - seen.held_kib) > SMAPS_MOVED_KIB
+        return due and now_s >= seen.next_s
+
+    def _forget(self, now_s: float) -> None:
+        """Drop processes that nobody asks for any more."""
+        for pid in [pid for pid, seen in self._seen.items() if now_s > seen.next_s + 2 * SMAPS_AGE_S]:
+            del self._seen[pid]
+
+    def _cgroup_limit_kib(self, total_kib: int) -> int | None:
+        """The tightest limit of our own memory cgroup and its parents; None where none is below the host's memory."""
+        paths = cgroup_files(
+            _read_optional(f"{self._root}/self/cgroup"), _read_optional(f"{self._root}/self/mountinfo")
+        )
+        limits_kib = []
+        for path in paths:
+            text = _read_optional(path).strip()
+            # Where there is no limit, version 2 says "max" and version 1 a number near 2^63.
+            if text.isdecimal() and int(text) // 1024 < total_kib:
+                limits_kib.append(int(text) // 1024)
+        return min(limits_kib, default=None)
+
+
+def parse_stall_totals(text: str) -> tuple[int | None, int | None]:
+    """Microseconds of `some` and `full` in the text of /proc/pressure/memory; None where it does not say."""
+    totals: dict[str, int] = {}
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        total = rest.rpartition("total=")[2]
+        if total.isdecimal():
+            totals[kind] = int(total)
+    return totals.get("some"), totals.get("full")
+
+
+def cgroup_files(cgroup: str, mountinfo: str) -> list[str]:
+    """The files that may limit our memory, ours first, from the texts of /proc/self/cgroup and mountinfo.
+
+    Both versions of cgroups, and both at once, are understood: each mount of a memory controller is looked through.
+    """
+    ours: dict[str, str] = {}  # "cgroup2" or "cgroup" -> our path in that hierarchy
+    for line in cgroup.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            ours["cgroup2"] = path
+        elif "memory" in controllers.split(","):
+            ours["cgroup"] = path
+    files = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        mount, kind = before.split(), after.split()
+        if len(mount) < 5 or len(kind) < 3 or kind[0] not in ours:
+            continue
+        if kind[0] == "cgroup" and "memory" not in kind[2].split(","):
+            continue
+        name = "memory.max" if kind[0] == "cgroup2" else "memory.limit_in_bytes"
+        root, top, path = mount[3], mount[4], ours[kind[0]]
+        # In a container only our own branch is mounted, and its path may be outside of what we see.
+        inside = path[len(root.rstrip("/")) :] if path == root or path.startswith(root.rstrip("/") + "/") else ""
+        parts = [part for part in inside.split("/") if part]
+        for depth in range(len(parts), -1, -1):
+            files.append(os.path.join(top, *parts[:depth], name))
+    return files
+
+
+def _fields(text: str) -> dict[str, int]:
+    """`Name:   123 kB` lines as numbers."""
+    fields = {}
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and value.split():
+            fields[name] = int(value.split()[0])
+    return fields
+
+
+def _began_ticks(stat: str) -> int:
+    # The name in brackets may hold anything; what follows its last bracket is numbers.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _read_optional(path: str) -> str:
+    try:
+        return _read(path)
+    except OSError:
+        return ""

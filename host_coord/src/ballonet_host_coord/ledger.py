@@ -1,0 +1,446 @@
+"""The mover: turns decisions into commands, step by step, and keeps the books while they are under way. Pure.
+
+Facts and `now` in, commands out; nothing here acts. A command that fails needs no word back: what was promised
+stays booked, and a move that makes no progress ends by itself.
+
+A **shrink** goes through four doors, each of which can close::
+
+    decided, worth a command, guest shrinkable (arbiter)
+      -> agent consents (AskInflate; clamped: no further than `effective`; refused: not now)
+      -> one step (SetTarget), then wait until `actual` has arrived *and* a report came in after the step (I3)
+      -> next step ... until the goal
+
+It ends when the goal is reached, when consent expires or is overtaken by a DEMAND, when the guest blames the move
+(I9: the last step is returned), or when `actual` makes no progress for `STUCK_S`. Whenever it ends early, the
+hypervisor's target is set to the size reached, since virtio-balloon would go on trying for ever.
+
+A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
+show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
+urgent grants may spend the headroom, and only as far as the host's own MemAvailable shows it.
+
+A **boot** (start, reset) sets the startup target before the driver asks for it; that is no shrink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .arbiter import fresh_for_s
+from .demand import WISH_FRESH_S
+from .model import (
+    AskInflate,
+    Command,
+    Consent,
+    Decision,
+    GuestDecision,
+    GuestSnapshot,
+    LinkState,
+    RunState,
+    SetTarget,
+    Snapshot,
+    StartVm,
+    TellDeflate,
+    VmFacts,
+)
+
+ARRIVED_KIB = 1024
+"""`actual` within 1 MiB of the target has arrived: drivers move whole chunks of 256 pages."""
+
+WORTHWHILE_LEAST_KIB = 16384
+WORTHWHILE_RATIO = 0.03
+"""A move below 16 MiB or 3 % of the guest is not worth a command (I6); memory that somebody lacks always is."""
+
+SCARCE_LEAST_KIB = 4096
+"""While somebody is short, or a guest lacks part of its demand, this much is worth a command."""
+
+STEP_LEAST_KIB = 65536
+STEP_RATIO = 1 / 8
+STEP_AVAILABLE_RATIO = 1 / 2
+STEP_MOST_KIB = 1048576
+"""One downward step: an eighth of the guest or half of what it reports available, 64 MiB to 1 GiB. A report must
+follow before the next, so a wrong step is noticed before it is repeated."""
+
+SHRINK_RATE_KIB_PER_S = 524288
+"""What the agent is told to expect at most: two steps of 64 MiB in each of its fastest report periods (250 ms)."""
+
+STUCK_S = 5.0
+"""No progress of `actual` for 5 s: the move ends and the guest is marked (squeezed's figure)."""
+
+RETRY_S = 30.0
+"""A guest whose balloon did not follow is tried again after this; its books never depended on it."""
+
+BACK_OFF_S = 10.0
+"""After an objection, a standstill or silence, the guest is left alone this long before it is asked again."""
+
+ASK_AGAIN_S = 2.0
+"""After a refusal or a clamp: what the agent minds (a stall of its own) passes in seconds, and asking is one frame."""
+
+SQUEEZED_S = 2.0
+"""The report that follows a shrink within this time tells of its stalls (two report periods)."""
+
+ASK_LOST_S = 4.0
+"""Three tries a second apart and a second of grace: an unanswered request is over."""
+
+START_LOST_S = 10.0
+"""A machine that still waits this long after it was told to run is told again."""
+
+SELF_TAKEN_KIB = 4096
+"""`actual` above a target it had reached, by more than this: the guest took memory back by itself."""
+
+
+@dataclass(slots=True)
+class Move:
+    """What the ledger knows of one guest's balloon."""
+
+    boot: int
+    target_kib: int | None = None
+    """The target in force at the hypervisor. None: not set by us in this boot."""
+    arrived: bool = True
+    gen: int = 0
+    asked_kib: int | None = None
+    """The goal of the INFLATE with the newest `gen`, while it is asked or consented to."""
+    asked_s: float = 0.0
+    stepped_s: float = 0.0
+    stepped_from_kib: int = 0
+    consented: bool = False
+    """The step under way needs the agent's consent as long as it lasts."""
+    squeezed_s: float = float("-inf")
+    """When a shrink of ours was last seen under way."""
+    away_kib: int = 0
+    progress_s: float = 0.0
+    """When `actual` last came nearer to the target; 0 while nothing is under way."""
+    leave_until_s: float = 0.0
+    stuck_since_s: float | None = None
+    stuck_at_kib: int = 0
+    stuck_growing: bool = False
+    """It was a grant that the balloon did not follow."""
+    refuses: bool = False
+    started_s: float | None = None
+    taken_back_kib: int = 0
+
+
+class Ledger:
+    """Keeps one `Move` per guest. `step` is the only way in; the properties are facts for the next snapshot."""
+
+    def __init__(self) -> None:
+        self._moves: dict[str, Move] = {}
+
+    def target_kib(self, name: str) -> int | None:
+        """The target in force, to be booked: from the moment of setting it counts as promised."""
+        move = self._moves.get(name)
+        return move.target_kib if move else None
+
+    def stuck_since_s(self, name: str) -> float | None:
+        move = self._moves.get(name)
+        return move.stuck_since_s if move else None
+
+    def retries(self, name: str, now_s: float) -> bool:
+        """A stuck balloon has been left alone for long enough: one more try may show that it moves again."""
+        move = self._moves.get(name)
+        return move is not None and move.stuck_since_s is not None and now_s >= move.leave_until_s
+
+    def refuses(self, name: str) -> bool:
+        """The last attempt to shrink it came to nothing, by refusal, objection, silence or standstill."""
+        move = self._moves.get(name)
+        return move is not None and move.refuses
+
+    def is_shrinking(self, name: str, now_s: float) -> bool:
+        """Our own shrink is under way, or ended a moment ago: stalls prove nothing (I9)."""
+        move = self._moves.get(name)
+        if move is None:
+            return False
+        return bool(move.stepped_s and not move.arrived) or now_s - move.squeezed_s < SQUEEZED_S
+
+    def is_moving(self, name: str) -> bool:
+        """A target is under way or consent is being asked: look more often."""
+        move = self._moves.get(name)
+        return move is not None and (not move.arrived or move.asked_kib is not None)
+
+    def taken_back_kib(self, name: str) -> int:
+        """How much the guest took back by itself at the last step; 0 for none."""
+        move = self._moves.get(name)
+        return move.taken_back_kib if move else 0
+
+    def began_boot(self, name: str, vm_boot: int, startup_kib: int, adopted: bool) -> SetTarget | None:
+        """A boot was seen. A machine that goes on is adopted as it is; any other gets its startup target.
+
+        What was promised to a machine before its monitor was away is in force still, and booked.
+        """
+        move = self._moves.get(name)
+        if adopted and move is not None:
+            move.boot = vm_boot
+            move.arrived = move.target_kib is None
+            move.progress_s = 0.0
+            return None
+        self._moves[name] = Move(boot=vm_boot, gen=move.gen if move else 0)
+        if adopted:
+            return None
+        self._head_for(self._moves[name], startup_kib)
+        return SetTarget(name, startup_kib, "startup memory, set before the driver asks for it")
+
+    def was_started(self, name: str, now_s: float) -> bool:
+        """A start was ordered and may have happened: booked with its claim until the hypervisor shows otherwise."""
+        move = self._moves.get(name)
+        return move is not None and move.started_s is not None and now_s - move.started_s < START_LOST_S
+
+    def force(self, name: str, vm: VmFacts) -> SetTarget | None:
+        """The operator gives a guest everything back whatever the budget says: his act, booked like any other."""
+        move = self._moves.get(name)
+        if move is None or vm.run_state is not RunState.RUNNING:
+            return None
+        move.asked_kib = None
+        move.stepped_s = 0.0
+        self._head_for(move, vm.ram_kib)
+        return SetTarget(name, vm.ram_kib, "released beyond the budget by the operator")
+
+    def forget(self, name: str) -> None:
+        """The machine is gone, and its memory with it."""
+        self._moves.pop(name, None)
+
+    def step(self, snapshot: Snapshot, decision: Decision) -> list[Command]:
+        """One round: follow what is under way, free, then allocate within the room that the books show."""
+        now_s = snapshot.now_s
+        commands: list[Command] = []
+        decided = {guest.name: guest for guest in decision.guests}
+        room_kib = snapshot.host.budget_kib - snapshot.booked_kib
+        short = {
+            guest.name
+            for guest in snapshot.guests
+            if guest.demand is not None
+            and guest.booking.assigned_kib < min(guest.demand.demand_kib, guest.settings.maximum_kib)
+        }
+        for guest in snapshot.guests:
+            move = self._moves.get(guest.name)
+            if move is None or guest.vm.run_state is not RunState.RUNNING:
+                continue
+            command: Command | None = self._follow(guest, move, room_kib, now_s)
+            if isinstance(command, SetTarget):
+                room_kib -= max(0, command.target_kib - guest.booking.assigned_kib)
+            elif not guest.booking.claimed:
+                command = self._free(guest, decided[guest.name], move, now_s, bool(short - {guest.name}))
+            if command is not None:
+                commands.append(command)
+        grants, room_kib = self._allocate(snapshot, decided, room_kib)
+        return commands + grants + self._start(snapshot, room_kib)
+
+    # --- following ---------------------------------------------------------------------------------------
+
+    def _follow(self, guest: GuestSnapshot, move: Move, room_kib: int, now_s: float) -> SetTarget | None:
+        """Notice objections, arrival, progress, standstill, and memory that was taken back."""
+        actual_kib = guest.vm.actual_kib
+        move.taken_back_kib = 0
+        if move.target_kib is None or guest.booking.claimed:
+            return None
+        if move.stepped_s and not move.arrived:
+            move.squeezed_s = now_s
+        if move.stepped_s and guest.wish is not None and guest.wish.arrived_s > move.stepped_s:
+            if guest.wish.gen is not None and guest.wish.gen == move.gen:
+                return self._return_step(guest, move, room_kib, now_s)
+            if not move.arrived or move.asked_kib is not None:
+                return self._stop(guest, move, now_s, "the guest asks for memory: its shrink ends here")
+        moved_kib = actual_kib - move.stuck_at_kib if move.stuck_growing else move.stuck_at_kib - actual_kib
+        if move.stuck_since_s is not None and moved_kib > ARRIVED_KIB:
+            move.stuck_since_s = None
+        if abs(actual_kib - move.target_kib) <= ARRIVED_KIB:
+            move.arrived = True
+            return None
+        if not move.arrived:
+            if move.consented and not _stands(guest.agent.consent, move, now_s):
+                return self._stop(guest, move, now_s, "the agent's consent has ended: its shrink ends here")
+            return self._watch(guest, move, now_s)
+        if actual_kib > move.target_kib + SELF_TAKEN_KIB:
+            move.taken_back_kib = actual_kib - move.target_kib
+            return self._stop(guest, move, now_s, "took memory back by itself: its target becomes its size")
+        return None
+
+    def _watch(self, guest: GuestSnapshot, move: Move, now_s: float) -> SetTarget | None:
+        """A move is under way: is `actual` coming nearer to the target?"""
+        assert move.target_kib is not None
+        away_kib = abs(guest.vm.actual_kib - move.target_kib)
+        if not move.progress_s or away_kib < move.away_kib - ARRIVED_KIB:
+            move.away_kib, move.progress_s = away_kib, now_s
+            return None
+        if now_s - move.progress_s < STUCK_S:
+            return None
+        if move.stuck_since_s is None:
+            move.stuck_since_s = move.progress_s
+        move.stuck_at_kib = guest.vm.actual_kib
+        move.stuck_growing = move.target_kib > guest.vm.actual_kib
+        stop = self._stop(guest, move, now_s, f"its balloon has not followed for {STUCK_S:.0f} s")
+        move.leave_until_s = now_s + RETRY_S
+        return stop
+
+    def _stop(self, guest: GuestSnapshot, move: Move, now_s: float, why: str) -> SetTarget:
+        """End a move where it stands: the target becomes the size reached."""
+        move.asked_kib = None
+        move.stepped_s = 0.0
+        move.refuses = True
+        move.leave_until_s = max(move.leave_until_s, now_s + BACK_OFF_S)
+        move.target_kib = guest.vm.actual_kib
+        move.arrived = True
+        return SetTarget(guest.name, guest.vm.actual_kib, why)
+
+    def _return_step(self, guest: GuestSnapshot, move: Move, room_kib: int, now_s: float) -> SetTarget:
+        """I9: the guest blames this move; stop it and give its last step back, as far as there is room (I1)."""
+        most_kib = guest.booking.assigned_kib + max(0, room_kib)
+        back_kib = max(guest.vm.actual_kib, min(move.stepped_from_kib, most_kib))
+        self._stop(guest, move, now_s, "")
+        self._head_for(move, back_kib)
+        return SetTarget(guest.name, back_kib, "the inflation hurts: stopped, its last step returned")
+
+    @staticmethod
+    def _head_for(move: Move, target_kib: int) -> None:
+        move.target_kib = target_kib
+        move.arrived = False
+        move.consented = False
+        move.progress_s = 0.0
+
+    # --- freeing -----------------------------------------------------------------------------------------
+
+    def _free(
+        self, guest: GuestSnapshot, decided: GuestDecision, move: Move, now_s: float, others_short: bool
+    ) -> Command | None:
+        goal_kib = max(decided.target_kib, decided.floor_kib)
+        actual_kib = guest.vm.actual_kib
+        excess_kib = actual_kib - goal_kib
+        if excess_kib <= 0 or not decided.shrinkable:
+            move.asked_kib = None if excess_kib <= 0 else move.asked_kib
+            return None
+        worthwhile_kib = _worthwhile_kib(guest) if not others_short else SCARCE_LEAST_KIB
+        if (move.asked_kib is None and excess_kib < worthwhile_kib) or now_s < move.leave_until_s:
+            return None
+        if not move.arrived or not _reported_since(guest, move.stepped_s, now_s):
+            return None
+        wish = guest.wish
+        if wish is not None and now_s - wish.arrived_s < WISH_FRESH_S and wish.want_kib > goal_kib:
+            return None
+        floor_kib = goal_kib
+        if guest.agent.link is LinkState.LIVE:
+            consent = guest.agent.consent
+            if not _covers(consent, move, goal_kib + worthwhile_kib, now_s):
+                return self._ask(guest, decided, move, goal_kib, now_s)
+            assert consent is not None
+            if consent.refused or consent.effective_kib >= actual_kib - ARRIVED_KIB:
+                if consent.refused or consent.effective_kib > goal_kib + worthwhile_kib:
+                    move.leave_until_s = now_s + ASK_AGAIN_S
+                    move.refuses = True
+                move.asked_kib = None
+                return None
+            floor_kib = max(goal_kib, consent.effective_kib)
+        report = guest.report
+        spare_kib = int(report.available_kib * STEP_AVAILABLE_RATIO) if report is not None else 0
+        step_kib = min(STEP_MOST_KIB, max(STEP_LEAST_KIB, int(actual_kib * STEP_RATIO), spare_kib))
+        if guest.agent.link is not LinkState.LIVE:
+            step_kib //= 2
+        target_kib = max(floor_kib, actual_kib - step_kib)
+        move.stepped_s = now_s
+        move.stepped_from_kib = actual_kib
+        move.squeezed_s = now_s
+        move.refuses = False
+        self._head_for(move, target_kib)
+        move.consented = guest.agent.link is LinkState.LIVE
+        return SetTarget(guest.name, target_kib, decided.why)
+
+    def _ask(
+        self, guest: GuestSnapshot, decided: GuestDecision, move: Move, goal_kib: int, now_s: float
+    ) -> Command | None:
+        """Ask for consent to the whole way; one request is under way at a time."""
+        if move.asked_kib is not None:
+            unanswered = guest.agent.consent is None or guest.agent.consent.gen != move.gen
+            if guest.agent.failed_gen >= move.gen or (unanswered and now_s - move.asked_s >= ASK_LOST_S):
+                move.asked_kib = None
+                move.leave_until_s = now_s + BACK_OFF_S
+                move.refuses = True
+                return None
+            if unanswered:
+                return None
+        move.gen += 1
+        move.asked_kib = goal_kib
+        move.asked_s = now_s
+        return AskInflate(guest.name, move.gen, goal_kib, decided.floor_kib, SHRINK_RATE_KIB_PER_S, decided.why)
+
+    # --- allocating --------------------------------------------------------------------------------------
+
+    def _allocate(
+        self, snapshot: Snapshot, decided: dict[str, GuestDecision], room_kib: int
+    ) -> tuple[list[Command], int]:
+        commands: list[Command] = []
+        now_s = snapshot.now_s
+        waiting = [guest for guest in snapshot.guests if self._wants_grant(guest, decided[guest.name], now_s)]
+        waiting.sort(key=lambda guest: _need_per_weight(guest, decided[guest.name]), reverse=True)
+        for guest in waiting:
+            choice = decided[guest.name]
+            reserve_kib = snapshot.host.headroom_kib
+            if choice.urgent:
+                shown_kib = snapshot.host.facts.available_kib if snapshot.host.facts else room_kib
+                usable_kib = max(room_kib - reserve_kib, min(room_kib, shown_kib))
+            else:
+                usable_kib = room_kib - reserve_kib
+            present_kib = guest.booking.assigned_kib
+            target_kib = min(choice.target_kib, present_kib + max(0, usable_kib))
+            move = self._moves[guest.name]
+            standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
+            gain_kib = target_kib - standing_kib
+            lacks = guest.demand is not None and guest.vm.actual_kib < guest.demand.demand_kib
+            if gain_kib < (SCARCE_LEAST_KIB if lacks or choice.urgent else _worthwhile_kib(guest)):
+                continue
+            room_kib -= max(0, target_kib - present_kib)
+            self._head_for(move, target_kib)
+            move.asked_kib = None
+            move.stepped_s = 0.0
+            commands.append(SetTarget(guest.name, target_kib, choice.why))
+            if guest.agent.link is LinkState.LIVE:
+                move.gen += 1
+                commands.append(TellDeflate(guest.name, move.gen, target_kib, choice.why))
+        return commands, room_kib
+
+    def _wants_grant(self, guest: GuestSnapshot, decided: GuestDecision, now_s: float) -> bool:
+        move = self._moves.get(guest.name)
+        if move is None or guest.booking.claimed or guest.vm.run_state is not RunState.RUNNING:
+            return False
+        if move.stuck_since_s is not None and move.stuck_growing and now_s < move.leave_until_s:
+            return False  # what it cannot take would only be booked, and lacking elsewhere
+        standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
+        return decided.target_kib > max(standing_kib, guest.vm.actual_kib)
+
+    # --- starting ----------------------------------------------------------------------------------------
+
+    def _start(self, snapshot: Snapshot, room_kib: int) -> list[Command]:
+        """Start one waiting machine, when its whole claim fits beside all that is booked and the headroom."""
+        for guest in snapshot.guests:
+            move = self._moves.get(guest.name)
+            if move is None or not guest.waiting_to_start:
+                continue
+            claim_kib = guest.vm.ram_kib - guest.booking.assigned_kib
+            if claim_kib <= room_kib - snapshot.host.headroom_kib:
+                move.started_s = snapshot.now_s
+                return [StartVm(guest.name, f"its boot claim of {guest.vm.ram_kib // 1024} MiB fits")]
+        return []
+
+
+def _worthwhile_kib(guest: GuestSnapshot) -> int:
+    return max(WORTHWHILE_LEAST_KIB, int(guest.vm.actual_kib * WORTHWHILE_RATIO))
+
+
+def _reported_since(guest: GuestSnapshot, stepped_s: float, now_s: float) -> bool:
+    """I3: a report that arrived after the previous step, and is fresh."""
+    report = guest.report
+    return report is not None and report.arrived_s > stepped_s and now_s - report.arrived_s <= fresh_for_s(guest)
+
+
+def _covers(consent: Consent | None, move: Move, goal_kib: int, now_s: float) -> bool:
+    """Whether the agent has answered the newest request, for no smaller a goal, and its word still holds."""
+    return move.asked_kib is not None and goal_kib >= move.asked_kib and _stands(consent, move, now_s)
+
+
+def _stands(consent: Consent | None, move: Move, now_s: float) -> bool:
+    return consent is not None and consent.gen == move.gen and now_s < consent.expires_s
+
+
+def _need_per_weight(guest: GuestSnapshot, decided: GuestDecision) -> tuple[int, float]:
+    """Urgent asks first, then whoever is furthest below its demand per weight, then below its target."""
+    demand_kib = guest.demand.demand_kib if guest.demand else 0
+    lacking_kib = max(0, min(demand_kib, decided.target_kib) - guest.vm.actual_kib)
+    wanting_kib = max(0, decided.target_kib - guest.vm.actual_kib)
+    weight = guest.settings.weight
+    return (2 if decided.urgent else 1 if lacking_kib else 0), (lacking_kib or wanting_kib) / weight

@@ -1,0 +1,432 @@
+"""The values that flow through the coordinator: facts in, decisions out, nothing that acts.
+
+Sizes are integer KiB, times are seconds on the coordinator's own monotonic clock. `None` means
+unknown, which is never the same as zero. Two scales meet here and are kept apart by name:
+
+* the **hypervisor's scale**: nominal RAM minus balloon, what QMP calls `actual`. `ram`, `actual`, `target`,
+  `demand`, `want`, `floor` and the operator's bounds are on it;
+* the **guest kernel's scale**: what `/proc/meminfo` shows (`total`, `available`, `committed`). It is smaller
+  by the kernel's own reserve (`ram - total`), which is added before a guest number meets a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SNAPSHOT_VERSION = 1
+
+
+# --- what the operator asked for ------------------------------------------------------------------------
+
+
+class StopPolicy(StrEnum):
+    """What a clean stop of the coordinator does with the balloons."""
+
+    LEAVE = "leave"
+    DEFLATE = "deflate"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSettings:
+    """What the operator promises and allows one guest. Checked by the configuration, not here."""
+
+    name: str
+    minimum_kib: int
+    startup_kib: int
+    maximum_kib: int
+    weight: int = 5000
+    """Share under scarcity, 1..10000. It divides, it does not order."""
+    buffer_percent: int = 20
+    """Spare memory over demand."""
+    overhead_kib: int = 98304
+    """QEMU's own memory, booked until it has been measured, and the least that is booked afterwards."""
+    shrink_without_deflate_on_oom: bool = False
+    """Allows shrinking (never below committed) where deflate-on-oom is off."""
+    start_when_it_fits: bool = True
+    """A VM that waits before its first instruction (`-S`) gets its startup target and is continued."""
+    qmp_path: str = ""
+    channel_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """The host's side of the settings. `budget_kib` None: MemTotal less `reserve_kib`."""
+
+    budget_kib: int | None = None
+    reserve_kib: int = 1048576
+    headroom_kib: int = 65536
+    stop_policy: StopPolicy = StopPolicy.LEAVE
+    control_path: str = "/run/ballonet/control.sock"
+    control_group: str | None = None
+    state_path: str = "/var/lib/ballonet/state.sqlite"
+    record_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    host: HostSettings
+    guests: tuple[GuestSettings, ...]
+
+
+# --- facts from the hypervisor and the host's kernel ----------------------------------------------------
+
+
+class RunState(StrEnum):
+    """A VM's state as the hypervisor tells it."""
+
+    ABSENT = "absent"
+    """No hypervisor process answers (not started, died, hangs)."""
+    PRELAUNCH = "prelaunch"
+    """Started with `-S`; not one instruction has run."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    MIGRATING = "migrating"
+    """Incoming or outgoing: hands off."""
+    SHUTDOWN = "shutdown"
+    UNREACHABLE = "unreachable"
+    """The process lives and its monitor does not answer: whatever it had stays booked."""
+
+
+@dataclass(frozen=True, slots=True)
+class BalloonStatistics:
+    """virtio-balloon's statistics, answered by this boot's driver. Guest kernel's scale."""
+
+    arrived_s: float
+    total_kib: int | None = None
+    free_kib: int | None = None
+    available_kib: int | None = None
+    caches_kib: int | None = None
+    swap_in_bytes: int | None = None
+    swap_out_bytes: int | None = None
+    major_faults: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VmFacts:
+    """What the hypervisor says of one VM at `read_s`."""
+
+    run_state: RunState
+    ram_kib: int = 0
+    actual_kib: int = 0
+    """The balloon device's size of the guest: the *guest's claim*."""
+    boot: int = 0
+    """Counts the boots seen: a new process, a reset, an incoming migration."""
+    boot_began_s: float = 0.0
+    deflate_on_oom: bool | None = None
+    statistics: BalloonStatistics | None = None
+    statistics_count: int = 0
+    """How many different statistics this boot's driver has sent: 0 means that no driver has answered."""
+    qemu_pid: int | None = None
+    read_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """What the host's kernel says that one QEMU holds (RssAnon + RssShmem + VmSwap), split in two."""
+
+    resident_kib: int
+    """Of the guest's memory."""
+    overhead_kib: int
+    """QEMU's own."""
+    read_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """The host's own memory at `read_s`."""
+
+    total_kib: int
+    available_kib: int
+    psi_some_us: int | None = None
+    psi_full_us: int | None = None
+    cgroup_limit_kib: int | None = None
+    """The memory limit of the coordinator's own cgroup, where it has one."""
+    read_s: float = 0.0
+
+
+class VmEventKind(StrEnum):
+    RESET = "reset"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    SHUTDOWN = "shutdown"
+    BALLOON = "balloon"
+    """`actual` has moved: a wake-up, not a progress meter (QEMU sends at most one a second)."""
+    CHANNEL_OPEN = "channel_open"
+    CHANNEL_CLOSED = "channel_closed"
+    MIGRATION = "migration"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class VmEvent:
+    kind: VmEventKind
+    seen_s: float
+
+
+# --- facts from the guest (claims, validated) -----------------------------------------------------------
+
+
+class ReportKind(StrEnum):
+    AGENT = "agent"
+    STATISTICS = "statistics"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """One report of a guest's memory, whatever its source. Guest kernel's scale; counters since its boot."""
+
+    kind: ReportKind
+    arrived_s: float
+    boottime_ms: int
+    total_kib: int
+    """Guest memory with the balloon empty."""
+    available_kib: int
+    committed_kib: int | None = None
+    balloon_kib: int | None = None
+    file_kib: int | None = None
+    swap_total_kib: int | None = None
+    swap_free_kib: int | None = None
+    psi_some_us: int | None = None
+    psi_full_us: int | None = None
+    psi_some_avg10_permyriad: int | None = None
+    psi_full_avg10_permyriad: int | None = None
+    major_faults: int | None = None
+    refaults: int | None = None
+    swap_in_kib: int | None = None
+    swap_out_kib: int | None = None
+    alloc_stalls: int | None = None
+    oom_kills: int | None = None
+    floor_kib: int | None = None
+    """Hypervisor's scale: the guest refuses to go below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A DEMAND as it arrived: the guest is short and names the size it wants (hypervisor's scale)."""
+
+    want_kib: int
+    why: int
+    severity: int
+    arrived_s: float
+    gen: int | None = None
+    """The INFLATE that hurts, where the guest blames one."""
+
+
+class LinkState(StrEnum):
+    """How the agent's channel stands."""
+
+    NONE = "none"
+    """No channel, or nobody answers on it."""
+    OPENING = "opening"
+    LIVE = "live"
+    UNRESPONSIVE = "unresponsive"
+    """Connected once and silent now, or three requests without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """The agent's answer to the INFLATE `gen`: it agrees to go down to `effective_kib`, until `expires_s`."""
+
+    gen: int
+    effective_kib: int
+    refused: bool
+    why: int
+    answered_s: float
+    expires_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """What the channel knows of one guest's agent."""
+
+    link: LinkState = LinkState.NONE
+    session: int = 0
+    live_since_s: float = 0.0
+    """When the session became live; a report is fresh only in its own session."""
+    report_ms: int = 1000
+    boot_id: bytes | None = None
+    implementation: str = ""
+    capabilities: tuple[str, ...] = ()
+    consent: Consent | None = None
+    failed_gen: int = 0
+    """The newest request that was sent three times without an answer."""
+    detail: str = ""
+
+
+# --- what the coordinator makes of it -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the coordinator believes a guest needs. Hypervisor's scale, before the buffer."""
+
+    demand_kib: int
+    """Now: use, bounded commitment, harm, the guest's own fresh wish."""
+    held_kib: int
+    """The same with its past: rises at once, falls slowly. Memory between the two goes to the short."""
+    use_kib: int
+    committed_kib: int | None = None
+    cache_kib: int = 0
+    """File cache that is worth keeping while there is room; it ranks with the buffer."""
+    urgent: bool = False
+    """The guest is short at this moment and says so, or shows it."""
+    psi_some_ratio: float | None = None
+    """Share of the last report interval in which somebody waited for memory."""
+    psi_full_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What the books hold against one guest."""
+
+    assigned_kib: int
+    """max(actual, target in flight, resident), or the boot claim."""
+    overhead_kib: int
+    claimed: bool
+    """Booked with its boot claim: this boot's driver has not answered yet."""
+
+    @property
+    def booked_kib(self) -> int:
+        return self.assigned_kib + self.overhead_kib
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSnapshot:
+    """Everything a decision may know of one guest."""
+
+    settings: GuestSettings
+    vm: VmFacts
+    booking: Booking
+    hypervisor_target_kib: int | None = None
+    """The last target that was set and not overtaken by an act of the guest."""
+    residency: Residency | None = None
+    agent: AgentFacts = AgentFacts()
+    report: UsageReport | None = None
+    demand: Demand | None = None
+    wish: Wish | None = None
+    released: bool = False
+    stuck_since_s: float | None = None
+    """Its balloon has not followed since then."""
+    retried: bool = False
+    """A stuck balloon is being tried again, so it counts as one that may move."""
+    refuses: bool = False
+    """It refused, objected or did not answer when it was last to shrink: nobody waits for its memory."""
+    waiting_to_start: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+
+@dataclass(frozen=True, slots=True)
+class HostSnapshot:
+    budget_kib: int
+    headroom_kib: int
+    facts: HostFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the decision may use. Immutable, versioned, serialisable (`snapshot.py`)."""
+
+    now_s: float
+    host: HostSnapshot
+    guests: tuple[GuestSnapshot, ...]
+    observe: bool = False
+    version: int = SNAPSHOT_VERSION
+
+    @property
+    def booked_kib(self) -> int:
+        return sum(guest.booking.booked_kib for guest in self.guests)
+
+
+class Status(StrEnum):
+    """The three words that operators know from Hyper-V, and one for a guest that is not there."""
+
+    OK = "OK"
+    LOW = "Low"
+    WARNING = "Warning"
+    ABSENT = "-"
+
+
+class Phase(StrEnum):
+    HOLD = "hold"
+    FREEING = "freeing"
+    ALLOCATING = "allocating"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDecision:
+    """One guest's part of a decision."""
+
+    name: str
+    target_kib: int
+    """What the guest should have."""
+    want_kib: int
+    """What it would have if there were enough: demand and buffer."""
+    floor_kib: int
+    """No target below it: max(minimum, the guest's own floor)."""
+    phase: Phase
+    status: Status
+    shrinkable: bool
+    urgent: bool
+    why: str
+    """The reason with its numbers, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    now_s: float
+    budget_kib: int
+    booked_kib: int
+    headroom_kib: int
+    headroom_free_kib: int
+    overdrawn_kib: int
+    overdrawn_cause: str
+    guests: tuple[GuestDecision, ...]
+
+
+# --- what is done about it ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetTarget:
+    """Move the real balloon, through the hypervisor."""
+
+    guest: str
+    target_kib: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskInflate:
+    """Ask the agent for its consent to a smaller guest."""
+
+    guest: str
+    gen: int
+    target_kib: int
+    floor_kib: int
+    rate_kib_per_s: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellDeflate:
+    """Tell the agent that it may have more. The balloon is moved beside it, at once."""
+
+    guest: str
+    gen: int
+    target_kib: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartVm:
+    """Let a VM that waits before its first instruction run."""
+
+    guest: str
+    why: str
+
+
+Command = SetTarget | AskInflate | TellDeflate | StartVm

@@ -1,0 +1,145 @@
+"""The seven ports between the coordinator and the world: what the decision needs, not how it is had.
+
+Each has a real and a simulated implementation. No type of trio, QMP, libvirt or psutil crosses them: values
+of `model` and the errors below do. Whatever blocks is `async`; whatever is called from the decision is not.
+
+====================  =====================================  =====================================
+port                  real                                   simulated
+====================  =====================================  =====================================
+Hypervisor            qmp_hypervisor.QmpHypervisor            simulated.hypervisor
+ReportSource          channel.AgentReports                    simulated.guest, the agent's core
+HostMemory            host_memory.ProcHostMemory              simulated.stores
+Clock                 clock.TrioClock                         the same, on trio's MockClock
+Recorder              recorder.JsonLinesRecorder              simulated.stores.MemoryRecorder
+SettingsSource        config.TomlSettings                     simulated.stores.FixedSettings
+StateStore            state_store.SqliteState                 simulated.stores.MemoryState
+====================  =====================================  =====================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .model import (
+    HostFacts,
+    Residency,
+    Settings,
+    UsageReport,
+    VmEvent,
+    VmFacts,
+    Wish,
+)
+
+
+class PortError(Exception):
+    """The world did not do what was asked. The root cause is chained; the text is fit for an operator."""
+
+
+class VmGone(PortError):
+    """The VM's hypervisor process is not there, or does not answer in time. Connect again later."""
+
+
+class ByteStream(Protocol):
+    """A connected byte stream, e.g. the host's end of a virtio-serial channel."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """At least one byte, or b'' at the end of the stream."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises PortError or trio's BrokenResourceError, ClosedResourceError where the other end is gone."""
+
+    async def aclose(self) -> None: ...
+
+
+class VmPort(Protocol):
+    """One VM. After `VmGone` nothing but `connect` may be called."""
+
+    async def connect(self) -> None:
+        """Reach the hypervisor process. Raises VmGone within a few seconds where it cannot be had."""
+
+    async def facts(self) -> VmFacts:
+        """Read the VM's state once. Raises VmGone."""
+
+    async def set_target(self, target_kib: int) -> None:
+        """Set the balloon's target; returns before it is reached. Raises VmGone, PortError."""
+
+    async def start(self) -> None:
+        """Run a VM that waits before its first instruction. Raises VmGone, PortError."""
+
+    async def next_event(self) -> VmEvent:
+        """Wait for something to happen to the VM. The last event of a connection is GONE."""
+
+    async def open_channel(self) -> ByteStream:
+        """Connect to the agent's channel. Raises PortError where it is not there or not ours."""
+
+    async def aclose(self) -> None: ...
+
+
+class Hypervisor(Protocol):
+    """All VMs that the settings name."""
+
+    def list(self) -> tuple[str, ...]: ...
+
+    def vm(self, name: str) -> VmPort: ...
+
+
+class ReportSink(Protocol):
+    """Where a report source puts what it hears."""
+
+    def reported(self, report: UsageReport) -> None: ...
+
+    def wished(self, wish: Wish) -> None: ...
+
+
+class ReportSource(Protocol):
+    """Tells how a guest's memory is used: the agent, or the balloon's statistics; more later."""
+
+    async def run(self, sink: ReportSink) -> None:
+        """Deliver reports until cancelled."""
+
+
+class HostMemory(Protocol):
+    """The host's own memory and what its kernel says of a QEMU process."""
+
+    def facts(self) -> HostFacts: ...
+
+    def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
+        """None where the process is gone or may not be read."""
+
+    def is_alive(self, qemu_pid: int) -> bool:
+        """Whether the process is there at all."""
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Recorder(Protocol):
+    def record(self, kind: str, now_s: float, value: dict[str, Any]) -> None:
+        """Keep one value (already plain JSON types). Never raises for a full disk; says so once."""
+
+    def close(self) -> None: ...
+
+
+class SettingsSource(Protocol):
+    def load(self) -> Settings:
+        """Raises config.ConfigError with every fault found: file, key, value and what is allowed."""
+
+
+class StateStore(Protocol):
+    """What must outlive the process. A value that `put` has returned from is never lost."""
+
+    def get(self, key: str) -> Any: ...
+
+    def put(self, key: str, value: Any) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+WakeUp = Callable[[], None]

@@ -1,0 +1,289 @@
+"""The hypervisor port over QMP: one monitor socket per VM, as the settings name them.
+
+What cannot change while a connection lasts (balloon device, RAM, deflate-on-oom, which ports are not the agent's) is
+read when it is made; `facts` then takes four commands, about 4 ms.
+
+Needs of each VM: a QMP socket of our own (a monitor has one client), and a virtio balloon::
+
+    -qmp unix:/run/vm/NAME.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psutil
+import trio
+
+from .boots import BootTracker, Process
+from .channel_socket import ChannelStream, lock_directory, open_channel
+from .model import GuestSettings, RunState, Settings, VmEvent, VmEventKind, VmFacts
+from .ports import Clock, PortError, VmGone
+from .qmp import QmpClient, QmpClosed, QmpError, QmpTimeout
+
+_T = TypeVar("_T")
+
+AGENT_PORT = "org.ballonet.agent.0"
+STATISTICS_INTERVAL_S = 1
+"""As often as decisions are made. One virtio request each; QEMU counts whole seconds, so there is no finer one."""
+
+BALLOON_LINE = "-device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on"
+DEVICE_ROOTS = ("/machine/peripheral", "/machine/peripheral-anon")
+"""Where -device puts what it makes: with an id= and without."""
+
+# QEMU's run states. What is not named here stands still, and is left alone like a paused machine.
+RUN_STATES = {
+    "prelaunch": RunState.PRELAUNCH,
+    "running": RunState.RUNNING,
+    "inmigrate": RunState.MIGRATING,
+    "restore-vm": RunState.MIGRATING,
+    "finish-migrate": RunState.MIGRATING,
+    "postmigrate": RunState.MIGRATING,
+    "shutdown": RunState.SHUTDOWN,
+}
+ARRIVING = ("inmigrate", "restore-vm")
+"""The machine's memory is about to be replaced by that of another process or of a saved one."""
+MIGRATION_OVER = ("none", "completed", "failed", "cancelled")
+
+EVENTS = {
+    "RESET": VmEventKind.RESET,
+    "STOP": VmEventKind.PAUSED,
+    "RESUME": VmEventKind.RESUMED,
+    "SHUTDOWN": VmEventKind.SHUTDOWN,
+    "BALLOON_CHANGE": VmEventKind.BALLOON,
+    "MIGRATION": VmEventKind.MIGRATION,
+}
+
+
+class QmpHypervisor:
+    """All VMs of the settings. Nothing is connected before its `VmPort.connect`."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        # Beside the control socket, where every coordinator of this host looks; else where its user may write.
+        directories = [os.path.dirname(settings.host.control_path)]
+        if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+            directories.append(os.path.join(runtime, "ballonet"))
+        self._vms = {guest.name: QmpVm(guest, clock, directories) for guest in settings.guests}
+
+    def list(self) -> tuple[str, ...]:
+        return tuple(self._vms)
+
+    def vm(self, name: str) -> QmpVm:
+        """The same object each time. Raises KeyError for a name that the settings do not have."""
+        return self._vms[name]
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A connection and what cannot change while it lasts."""
+
+    client: QmpClient
+    balloon: str = ""
+    ram_kib: int = 0
+    deflate_on_oom: bool | None = None
+    other_ports: set[str] = field(default_factory=set)
+    qemu_pid: int | None = None
+    gone_told: bool = False
+
+
+class QmpVm:
+    """One VM. After `VmGone` nothing but `connect` may be called; it keeps a connection that is only slow."""
+
+    def __init__(self, settings: GuestSettings, clock: Clock, lock_directories: list[str]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._lock_directories = lock_directories
+        self._boots = BootTracker()
+        self._connection: _Connection | None = None
+        self._arriving = False
+        self._facts_lock = trio.Lock()
+
+    async def connect(self) -> None:
+        """Raises VmGone; PortError where the VM is there and cannot be served, with what to change."""
+        if self._connection is not None and not self._connection.client.closed:
+            try:
+                await self._command("query-status")
+                return
+            except VmGone:
+                pass
+        await self.aclose()
+        now_s = self._clock.now()
+        try:
+            client = await QmpClient.connect(self._settings.qmp_path, on_event=self._on_event)
+        except QmpClosed as error:
+            raise VmGone(str(error)) from error
+        self._connection = connection = _Connection(client)
+        try:
+            pid, _ = client.peer
+            connection.qemu_pid = pid or None
+            process, age_s = _process(pid)
+            if self._boots.connected(process, now_s - age_s, now_s):
+                self._arriving = False
+            await self._look_around(connection)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def facts(self) -> VmFacts:
+        async with self._facts_lock:
+            connection = self._connected()
+            status = await self._ask("query-status", "status", str)
+            actual_bytes = await self._ask("query-balloon", "actual", int)
+            await self._read_statistics(connection.balloon)
+            run_state = RUN_STATES.get(status, RunState.PAUSED)
+            if run_state in (RunState.RUNNING, RunState.PAUSED) and await self._leaving():
+                run_state = RunState.MIGRATING
+            now_s = self._clock.now()
+            if self._arriving and status not in ARRIVING:
+                self._boots.migrated_in(now_s)
+            self._arriving = status in ARRIVING
+            return VmFacts(
+                run_state=run_state,
+                ram_kib=connection.ram_kib,
+                actual_kib=actual_bytes // 1024,
+                boot=self._boots.boot,
+                boot_began_s=self._boots.boot_began_s,
+                deflate_on_oom=connection.deflate_on_oom,
+                statistics=self._boots.statistics,
+                statistics_count=self._boots.statistics_count,
+                qemu_pid=connection.qemu_pid,
+                read_s=now_s,
+            )
+
+    async def set_target(self, target_kib: int) -> None:
+        """QEMU cuts what is above RAM down to it, in silence. After VmGone the target may or may not be set."""
+        if target_kib <= 0:
+            raise PortError(f"{self._settings.name}: a target of {target_kib} KiB would leave the guest nothing")
+        await self._command("balloon", {"value": target_kib * 1024})
+
+    async def start(self) -> None:
+        """Does nothing to a VM that runs; refuses one that somebody paused."""
+        status = await self._ask("query-status", "status", str)
+        if status == "running":
+            return
+        if status != "prelaunch":
+            raise PortError(f"{self._settings.name}: is {status} and does not wait for its start")
+        await self._command("cont")
+
+    async def next_event(self) -> VmEvent:
+        connection = self._connected()
+        while True:
+            try:
+                event = await connection.client.next_event()
+            except QmpClosed as error:
+                if connection.gone_told:
+                    raise VmGone(f"{self._settings.name}: {error}") from error
+                connection.gone_told = True
+                return VmEvent(VmEventKind.GONE, self._clock.now())
+            kind = _event_kind(event, connection.other_ports)
+            if kind is not None:
+                return VmEvent(kind, self._clock.now())
+
+    async def open_channel(self) -> ChannelStream:
+        if not self._settings.channel_path:
+            raise PortError(f"{self._settings.name}: the settings name no channel")
+        return await open_channel(self._settings.channel_path, lock_directory(self._lock_directories))
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.client.aclose()
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _connected(self) -> _Connection:
+        if self._connection is None:
+            raise VmGone(f"{self._settings.name}: not connected")
+        return self._connection
+
+    async def _command(self, name: str, arguments: dict[str, Any] | None = None) -> Any:
+        try:
+            return await self._connected().client.command(name, arguments)
+        except (QmpClosed, QmpTimeout) as error:
+            raise VmGone(f"{self._settings.name}: {error}") from error
+        except QmpError as error:
+            raise PortError(f"{self._settings.name}: {error}") from error
+
+    async def _ask(self, command: str, name: str, kind: type[_T]) -> _T:
+        """One value of a command's answer. Raises PortError where what answers does not answer like QEMU."""
+        reply = await self._command(command)
+        value = reply.get(name) if isinstance(reply, dict) else None
+        if not isinstance(value, kind):
+            raise PortError(f"{self._settings.name}: {command} has no proper {name!r}; is this QEMU's monitor?")
+        return value
+
+    async def _property(self, path: str, name: str) -> Any:
+        """A property of a device, None where this QEMU has no such."""
+        try:
+            return await self._command("qom-get", {"path": path, "property": name})
+        except VmGone:
+            raise
+        except PortError:
+            return None
+
+    async def _look_around(self, connection: _Connection) -> None:
+        for root in DEVICE_ROOTS:
+            for name, kind in _children(await self._command("qom-list", {"path": root})):
+                path = f"{root}/{name}"
+                if kind.startswith("child<virtio-balloon") and not connection.balloon:
+                    connection.balloon = path
+                elif kind == "child<virtserialport>" and await self._property(path, "name") != AGENT_PORT:
+                    connection.other_ports.add(name)
+        if not connection.balloon:
+            raise PortError(f"{self._settings.name}: the VM has no balloon; give QEMU {BALLOON_LINE}")
+        deflates = await self._property(connection.balloon, "deflate-on-oom")
+        connection.deflate_on_oom = deflates if isinstance(deflates, bool) else None
+        connection.ram_kib = await self._ask("query-memory-size-summary", "base-memory", int) // 1024
+        interval = {
+            "path": connection.balloon,
+            "property": "guest-stats-polling-interval",
+            "value": STATISTICS_INTERVAL_S,
+        }
+        await self._command("qom-set", interval)
+
+    async def _read_statistics(self, balloon: str) -> None:
+        shown = await self._property(balloon, "guest-stats")
+        if isinstance(shown, dict) and type(shown.get("last-update")) is int:
+            values = shown.get("stats")
+            self._boots.statistics_read(
+                shown["last-update"], values if isinstance(values, dict) else {}, self._clock.now()
+            )
+
+    async def _leaving(self) -> bool:
+        """Whether an outgoing migration is under way; QEMU calls such a machine running until its last moment."""
+        reply = await self._command("query-migrate")
+        return isinstance(reply, dict) and reply.get("status", "none") not in MIGRATION_OVER
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        """Called in the order of QEMU's words, before any later reply is returned."""
+        if event["event"] == "RESET":
+            stamp = event.get("timestamp")
+            seconds = stamp.get("seconds") if isinstance(stamp, dict) else None
+            self._boots.reset(self._clock.now(), seconds if isinstance(seconds, int) else 0)
+
+
+def _event_kind(event: dict[str, Any], other_ports: set[str]) -> VmEventKind | None:
+    if event["event"] == "VSERPORT_CHANGE":
+        data = event.get("data")
+        if not isinstance(data, dict) or data.get("id") in other_ports:
+            return None
+        return VmEventKind.CHANNEL_OPEN if data.get("open") else VmEventKind.CHANNEL_CLOSED
+    return EVENTS.get(event["event"])
+
+
+def _children(listed: object) -> list[tuple[str, str]]:
+    """Names and types of a qom-list."""
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return [(str(entry.get("name")), str(entry.get("type"))) for entry in entries]
+
+
+def _process(pid: int) -> tuple[Process | None, float]:
+    """The process and its age in seconds; None and 0 where the kernel does not show it to us."""
+    try:
+        began_wall_s = psutil.Process(pid).create_time()
+    except (psutil.Error, ValueError):
+        return None, 0.0
+    return Process(pid, began_wall_s), max(0.0, time.time() - began_wall_s)

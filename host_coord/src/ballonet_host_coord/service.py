@@ -1,0 +1,103 @@
+"""The real service: the coordinator between QMP monitors, the host's kernel, a database and the control socket."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Callable
+
+import trio
+
+from .clock import TrioClock
+from .control import serve_control
+from .coordinator import Coordinator
+from .host_memory import ProcHostMemory
+from .model import Settings
+from .notify import notify, watchdog_interval_s
+from .qmp_hypervisor import QmpHypervisor
+from .recorder import JsonLinesRecorder
+from .state_store import SqliteState
+
+log = logging.getLogger("ballonet")
+
+STATUS_EVERY_S = 10.0
+
+
+class HostRandomness:
+    """Session numbers from the host's kernel: a restored guest repeats its own random numbers, the host does not."""
+
+    def session_id(self) -> int:
+        return secrets.randbelow(2**64 - 1) + 1
+
+    def nonce(self) -> bytes:
+        return secrets.token_bytes(16)
+
+    def jitter(self) -> float:
+        return random.uniform(0.8, 1.2)
+
+
+async def serve(
+    settings: Settings, *, observe: bool = False, on_ready: Callable[[Coordinator], None] | None = None
+) -> None:
+    """Run the service until cancelled. Raises ControlError or OSError before any guest is touched.
+
+    `on_ready` gets the coordinator before its first decision; the demo and tests look over its shoulder there.
+    """
+    clock = TrioClock()
+    state = SqliteState(settings.host.state_path)
+    recorder = JsonLinesRecorder(settings.host.record_path) if settings.host.record_path else None
+    coordinator = Coordinator(
+        settings,
+        QmpHypervisor(settings, clock),
+        ProcHostMemory(clock),
+        clock,
+        recorder,
+        state,
+        HostRandomness(),
+        observe=observe,
+    )
+    if on_ready is not None:
+        on_ready(coordinator)
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def control(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+                await serve_control(
+                    settings.host.control_path,
+                    coordinator.handle,
+                    group=settings.host.control_group,
+                    task_status=task_status,
+                )
+
+            await nursery.start(control)
+            await nursery.start(coordinator.run)
+            notify("READY=1")
+            log.info(
+                "%s %d guest(s), control socket %s",
+                "observing" if observe else "serving",
+                len(settings.guests),
+                settings.host.control_path,
+            )
+            nursery.start_soon(_keep_systemd_informed, coordinator)
+    finally:
+        notify("STOPPING=1")
+        state.close()
+        if recorder is not None:
+            recorder.close()
+
+
+async def _keep_systemd_informed(coordinator: Coordinator) -> None:
+    """Pet the watchdog only while decisions are taken: a loop that stands still is worth a restart."""
+    pause_s = watchdog_interval_s() or STATUS_EVERY_S
+    seen_s = float("-inf")
+    while True:
+        await trio.sleep(pause_s)
+        decision = coordinator.decision
+        if decision is not None and decision.now_s > seen_s:
+            seen_s = decision.now_s
+            notify(
+                "WATCHDOG=1\n"
+                f"STATUS=booked {decision.booked_kib // 1024} of {decision.budget_kib // 1024} MiB, "
+                f"{len(decision.guests)} guests"
+            )

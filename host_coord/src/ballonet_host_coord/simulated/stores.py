@@ -1,0 +1,84 @@
+"""The simulated host: memory, settings, state and recording kept in plain Python values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from ballonet_host_coord.model import HostFacts, Residency, Settings
+
+from .machine import SimulatedMachine
+
+QEMU_KIB = 64 * 1024
+"""What the simulated QEMU needs for itself."""
+
+
+class SimulatedHostMemory:
+    """A host whose memory is what its machines do not hold."""
+
+    def __init__(self, total_kib: int, machines: list[SimulatedMachine]) -> None:
+        self._total_kib = total_kib
+        self._machines = machines
+
+    def facts(self) -> HostFacts:
+        held_kib = sum(machine.resident_kib + QEMU_KIB for machine in self._machines)
+        return HostFacts(total_kib=self._total_kib, available_kib=max(0, self._total_kib - held_kib))
+
+    def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
+        for machine in self._machines:
+            if machine.qemu_pid == qemu_pid:
+                return Residency(machine.resident_kib, QEMU_KIB)
+        return None
+
+    def is_alive(self, qemu_pid: int) -> bool:
+        return any(machine.qemu_pid == qemu_pid and not machine.ended for machine in self._machines)
+
+
+class FixedSettings:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def load(self) -> Settings:
+        return self._settings
+
+
+class MemoryRecorder:
+    def __init__(self) -> None:
+        self.values: list[tuple[str, float, dict[str, Any]]] = []
+
+    def record(self, kind: str, now_s: float, value: dict[str, Any]) -> None:
+        self.values.append((kind, now_s, value))
+
+    def close(self) -> None: ...
+
+
+class MemoryState:
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def delete(self, key: str) -> None:
+        self._values.pop(key, None)
+
+    def close(self) -> None: ...
+
+
+class CountedRandomness:
+    """Session numbers that a test can foresee."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def session_id(self) -> int:
+        return next(self._numbers)
+
+    def nonce(self) -> bytes:
+        return next(self._numbers).to_bytes(16, "big")
+
+    def jitter(self) -> float:
+        return 1.0

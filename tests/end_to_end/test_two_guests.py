@@ -1,0 +1,147 @@
+"""The main job on virtual time: one budget smaller than the sum, memory that follows the need."""
+
+from __future__ import annotations
+
+import trio
+
+from ballonet_host_coord.model import RunState, SetTarget, StartVm, TellDeflate, VmFacts
+
+MIB = 1024
+
+
+def test_memory_follows_the_need(play):
+    """What alpha used and left is beta's when beta needs it; neither starves and the books never exceed the budget."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        stage.work("alpha", 700)
+        await stage.until(lambda: stage.has_touched("alpha"), within_s=10)
+        await trio.sleep(5)
+        stage.work("alpha", 0)
+        stage.work("beta", 700)
+        await stage.until(lambda: stage.has_touched("beta"), within_s=15)
+
+    stage = play(scenario)
+    assert stage.watch.exceeded_kib <= 0
+    assert all(machine.oom_kills == 0 for machine in stage.house.machines.values())
+    assert sum(machine.size_kib for machine in stage.house.machines.values()) < 2 * 1024 * MIB
+
+
+def test_guests_boot_one_after_the_other_when_only_one_claim_fits(play):
+    """The second machine waits before its first instruction until the first has shown its startup size."""
+
+    async def scenario(stage):
+        await stage.until_up()
+
+    stage = play(scenario)
+    (alpha_s, _), (beta_s, _) = (stage.watch.commands_of(name, StartVm)[0] for name in ("alpha", "beta"))
+    at_beta = next(snapshot for snapshot, _ in stage.watch.turns if snapshot.now_s >= beta_s)
+    assert beta_s > alpha_s
+    assert not at_beta.guests[0].booking.claimed
+    assert stage.watch.exceeded_kib <= 0
+
+
+def test_startup_target_is_set_before_the_first_instruction(play):
+    """A machine never runs an instruction before its balloon's target is the startup size."""
+
+    async def scenario(stage):
+        await stage.until(lambda: stage.house.machines["alpha"].run_state is RunState.RUNNING, within_s=10)
+        assert stage.house.machines["alpha"].target_kib == 512 * MIB
+
+    play(scenario)
+
+
+def test_demand_is_answered_without_waiting_for_the_tick(play):
+    """From the guest's stall to the balloon command passes less than a tenth of the deciding period."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        machine = stage.house.machines["alpha"]
+        before = len(stage.watch.commands_of("alpha", SetTarget))
+        pressed_s = []
+        press = machine.on_press
+        machine.on_press = lambda: (pressed_s.append(trio.current_time()), press())
+        stage.work("alpha", 900)
+        await stage.until(lambda: bool(pressed_s), within_s=10)
+        await stage.until(lambda: len(stage.watch.commands_of("alpha", SetTarget)) > before, within_s=5)
+        stage.first_grant_s = stage.watch.commands_of("alpha", SetTarget)[before][0]
+        stage.pressed_s = pressed_s[0]
+
+    stage = play(scenario)
+    assert stage.first_grant_s - stage.pressed_s < 0.1
+
+
+def test_constant_guests_are_left_in_peace(play):
+    """When nothing changes no command is sent: the last minute of an idle host is silent (I6)."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        await trio.sleep(400)
+        stage.quiet_from_s = trio.current_time()
+        await trio.sleep(60)
+
+    stage = play(scenario)
+    assert [command for at_s, command in stage.watch.commands if at_s >= stage.quiet_from_s] == []
+
+
+def test_observe_decides_and_moves_nothing(play):
+    """With --observe every decision is taken and no machine gets a target, a start or a word."""
+
+    async def scenario(stage):
+        await trio.sleep(5)
+        for machine in stage.house.machines.values():
+            machine.start()
+        await trio.sleep(60)
+
+    stage = play(scenario, observe=True)
+    assert stage.watch.commands == []
+    assert all(vm.targets == [] for vm in stage.house.vms.values())
+    assert all(decision.guests[0].why for _, decision in stage.watch.turns)
+
+
+def test_release_gives_everything_back_within_the_budget(play):
+    """`release` lifts a guest to its whole RAM and keeps it there, and survives a restart of the coordinator."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        answer = await stage.house.coordinator.handle("release", {"guest": "alpha"})
+        assert answer["guests"][0]["missing_kib"] == 0
+        await stage.until(lambda: stage.house.machines["alpha"].size_kib == 1024 * MIB, within_s=10)
+        await stage.replace_coordinator(away_s=5)
+        await trio.sleep(200)
+        assert stage.house.machines["alpha"].size_kib == 1024 * MIB
+
+    stage = play(scenario)
+    assert stage.watch.exceeded_kib <= 0
+
+
+def test_release_of_all_says_what_is_missing(play):
+    """`release --all` never overdraws by itself: what does not fit is named."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        answer = await stage.house.coordinator.handle("release", {"all": True})
+        assert sum(guest["missing_kib"] for guest in answer["guests"]) > 0
+        await trio.sleep(10)
+
+    stage = play(scenario)
+    assert stage.watch.exceeded_kib <= 0
+
+
+def test_a_grant_is_told_to_the_agent(play):
+    """Every grant to a guest with a live agent goes with a DEFLATE of the same size."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        stage.work("alpha", 700)
+        await stage.until(lambda: stage.has_touched("alpha"), within_s=10)
+
+    stage = play(scenario)
+    told = {order.target_kib for _, order in stage.watch.commands_of("alpha", TellDeflate)}
+    assert told
+    assert told <= {order.target_kib for _, order in stage.watch.commands_of("alpha", SetTarget)}
+
+
+def test_the_books_start_empty():
+    """A guest that was never seen holds nothing."""
+    assert VmFacts(RunState.ABSENT).ram_kib == 0

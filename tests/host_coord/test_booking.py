@@ -1,0 +1,89 @@
+"""The books hold the most that a guest can have, and a boot is believed only when its own driver has answered."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ballonet_host_coord.booking import BALLOON_TOLERANCE_KIB, STATISTICS_NEEDED, book, boot_answered
+from ballonet_host_coord.model import Residency, RunState
+
+from .builders import MIB, make_report, make_settings, make_vm
+
+SIZES = st.integers(0, 1024 * MIB)
+RAM_KIB = 1024 * MIB
+
+
+@given(SIZES, SIZES, st.none() | SIZES, st.sampled_from(RunState), st.booleans(), st.booleans(), st.integers(0, 9999))
+def test_never_below_what_resides(actual_kib, resident_kib, target_kib, state, answered, started, overhead_kib):
+    """I8: whatever the guest claims and whatever state it is in, what the host's kernel sees is booked."""
+    vm = make_vm(run_state=state, actual_kib=actual_kib)
+    settings = make_settings(overhead_kib=5000)
+    booking = book(settings, vm, Residency(resident_kib, overhead_kib), target_kib, answered, started)
+    assert booking.assigned_kib >= resident_kib
+    assert booking.overhead_kib >= overhead_kib
+    assert booking.booked_kib == booking.assigned_kib + booking.overhead_kib
+
+
+@pytest.mark.parametrize(
+    "state", [RunState.RUNNING, RunState.PAUSED, RunState.MIGRATING, RunState.UNREACHABLE]
+)
+@given(actual_kib=SIZES, resident_kib=SIZES, target_kib=SIZES)
+def test_the_largest_of_three_counts(state, actual_kib, resident_kib, target_kib):
+    """I1: actual, the target in flight and residency are booked at their maximum, and QEMU's overhead beside it."""
+    vm = make_vm(run_state=state, actual_kib=actual_kib)
+    booking = book(make_settings(overhead_kib=7), vm, Residency(resident_kib, 3), target_kib, answered=True)
+    assert booking.assigned_kib == max(actual_kib, target_kib, resident_kib)
+    assert booking.overhead_kib == 7
+    assert not booking.claimed
+
+
+def test_a_boot_is_booked_with_its_whole_ram_until_it_has_answered() -> None:
+    """I1: `actual` of an earlier boot is not believed."""
+    booking = book(make_settings(), make_vm(actual_kib=300 * MIB), None, None, answered=False)
+    assert (booking.assigned_kib, booking.claimed) == (RAM_KIB, True)
+
+
+def test_a_machine_before_its_first_instruction_costs_what_resides() -> None:
+    """It cannot touch memory; from the order to start on it is booked with its claim."""
+    vm = make_vm(run_state=RunState.PRELAUNCH, actual_kib=RAM_KIB)
+    waiting = book(make_settings(overhead_kib=9), vm, Residency(50, 1), 512 * MIB, answered=False)
+    assert (waiting.assigned_kib, waiting.overhead_kib, waiting.claimed) == (50, 9, False)
+    started = book(make_settings(), vm, Residency(50, 1), 512 * MIB, answered=False, started=True)
+    assert (started.assigned_kib, started.claimed) == (RAM_KIB, True)
+
+
+def test_a_machine_that_is_not_there_costs_nothing() -> None:
+    """Neither a claim nor an overhead is booked for what does not run."""
+    vm = make_vm(run_state=RunState.ABSENT)
+    assert book(make_settings(overhead_kib=9), vm, None, 512 * MIB, answered=False).booked_kib == 0
+
+
+def test_the_agents_balloon_must_fit_the_devices() -> None:
+    """A report of this boot shows that the driver has answered, where both name the same bag."""
+    vm = make_vm(actual_kib=512 * MIB, statistics_count=0)
+    assert boot_answered(vm, make_report(actual_kib=512 * MIB))
+    assert boot_answered(vm, make_report(actual_kib=512 * MIB + BALLOON_TOLERANCE_KIB))
+    assert not boot_answered(vm, make_report(actual_kib=512 * MIB + BALLOON_TOLERANCE_KIB + 1))
+    assert not boot_answered(vm, make_report(actual_kib=1024 * MIB)), "the device tells the last boot's size"
+    assert not boot_answered(vm, make_report(actual_kib=512 * MIB, balloon_kib=None))
+    assert not boot_answered(vm, None)
+
+
+def test_a_report_from_before_the_boot_shows_nothing() -> None:
+    """What the last boot said cannot vouch for this one."""
+    vm = make_vm(statistics_count=0, boot_began_s=50.0)
+    assert not boot_answered(vm, make_report(arrived_s=49.9))
+    assert boot_answered(vm, make_report(arrived_s=50.0))
+
+
+def test_statistics_count_only_when_repeated() -> None:
+    """The first statistics are queued before the balloon begins: several are needed."""
+    assert not boot_answered(make_vm(statistics_count=STATISTICS_NEEDED - 1), None)
+    assert boot_answered(make_vm(statistics_count=STATISTICS_NEEDED), None)
+
+
+def test_a_waiting_machine_has_not_answered() -> None:
+    """Nothing that is said before the first instruction is of this boot."""
+    assert not boot_answered(make_vm(run_state=RunState.PRELAUNCH), make_report())

@@ -1,0 +1,276 @@
+"""The command `ballonet`: what it says, what it refuses, its exit codes, and that it stops cleanly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from ballonet_host_coord import cli as cli_module
+from ballonet_host_coord.cli import cli
+from ballonet_host_coord.control import serve_control
+
+STATUS = {
+    "host": {"budget_kib": 1835008, "booked_kib": 1048576, "headroom_kib": 65536, "headroom_free_kib": 65536},
+    "guests": [{"name": "web", "status": "Low", "assigned_kib": 524288, "state": "steady", "why": "buffer not met"}],
+}
+SETTINGS = """
+[host]
+control = "{0}/run/control"
+state = "{0}/state.sqlite"
+[guest.web]
+qmp = "{0}/web.qmp"
+minimum = "256M"
+maximum = "1G"
+"""
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env={"BALLONET_SOCKET": None, "BALLONET_CONFIG": None, **environment})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "coordinator.toml"
+    path.write_text(SETTINGS.format(tmp_path))
+    return str(path)
+
+
+@pytest.fixture
+def asked() -> list[tuple[str, dict[str, Any]]]:
+    """What the coordinator was asked."""
+    return []
+
+
+@pytest.fixture
+def coordinator(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> Iterator[str]:
+    """The control socket of a coordinator that runs in a thread of its own."""
+    path = str(tmp_path / "run" / "control")
+    ready = threading.Event()
+    stop: list[tuple[trio.lowlevel.TrioToken, trio.CancelScope]] = []
+
+    async def answer(operation: str, arguments: dict[str, Any]) -> Any:
+        asked.append((operation, arguments))
+        if arguments.get("guest") == "wbe":
+            raise LookupError("no guest 'wbe'; known: web")
+        granted = {"name": "web", "ram_kib": 1048576, "granted_kib": 524288, "missing_kib": 524288}
+        return {"status": STATUS, "release": {"guests": [granted]}}.get(operation, {})
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, path, answer)
+            stop.append((trio.lowlevel.current_trio_token(), nursery.cancel_scope))
+            ready.set()
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    assert ready.wait(30)
+    yield path
+    token, scope = stop[0]
+    token.run_sync_soon(scope.cancel)
+    thread.join()
+
+
+# --- asking a coordinator -------------------------------------------------------------------------------
+
+
+def test_status_is_a_table(coordinator: str) -> None:
+    """Status shows the host and each guest; the output of a program is not coloured."""
+    result = run("status", "--socket", coordinator)
+    assert result.exit_code == 0
+    assert "budget 1792, booked 1024" in result.output
+    assert re.search(r"^web +Low +512 ", result.output, re.M)
+    assert "\x1b" not in result.output
+
+
+def test_status_for_programs_is_what_the_coordinator_said(coordinator: str) -> None:
+    """With --json nothing is rounded or left out."""
+    result = run("status", "--json", BALLONET_SOCKET=coordinator)
+    assert (result.exit_code, json.loads(result.output)) == (0, STATUS)
+
+
+def test_socket_comes_from_the_settings(coordinator: str, config: str) -> None:
+    """Who moved the control socket in the settings need not name it for each command."""
+    assert run("status", BALLONET_CONFIG=config).exit_code == 0
+
+
+@pytest.mark.parametrize("command", [["status"], ["release", "web"], ["release", "--all"], ["resume", "web"]])
+def test_no_coordinator_is_exit_code_3(tmp_path: Path, command: list[str]) -> None:
+    """Where nobody answers every command says so with the socket's path, and with a code of its own."""
+    result = run(*command, "--socket", str(tmp_path / "nobody"))
+    assert result.exit_code == 3
+    assert f"no coordinator runs at {tmp_path}/nobody" in result.output
+
+
+def test_refusal_is_exit_code_1(coordinator: str) -> None:
+    """What the coordinator refuses is said in its words."""
+    result = run("resume", "wbe", "--socket", coordinator)
+    assert (result.exit_code, result.output) == (1, "ballonet: no guest 'wbe'; known: web\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["web"], {"guest": "web", "force": False}),
+        (["web", "--force"], {"guest": "web", "force": True}),
+        (["--all"], {"all": True, "force": False}),
+    ],
+)
+def test_release_says_what_is_given_and_what_is_missing(
+    coordinator: str, asked: list[tuple[str, dict[str, Any]]], arguments: list[str], sent: dict[str, Any]
+) -> None:
+    """A release tells what the guest has now and what it has to wait for."""
+    result = run("release", *arguments, "--socket", coordinator)
+    assert result.exit_code == 0
+    assert asked == [("release", sent)]
+    assert result.output == "web: released with 512 MiB; 512 MiB more when there is room, or with --force\n"
+
+
+def test_resume_names_its_guest(coordinator: str, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    """Resume asks for the one guest that was named."""
+    assert run("resume", "web", "--socket", coordinator).output == "web: managed again\n"
+    assert asked == [("resume", {"guest": "web"})]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["release"], ["release", "web", "--all"], ["resume"], ["frobnicate"], ["status", "--colour"]]
+)
+def test_misuse_is_exit_code_2(arguments: list[str]) -> None:
+    """Half a command, two contradicting halves and an unknown one do nothing."""
+    assert run(*arguments).exit_code == 2
+
+
+# --- settings -------------------------------------------------------------------------------------------
+
+
+def test_check_says_ok_and_names_the_guests(config: str) -> None:
+    """Good settings are told with the guests that they name."""
+    result = run("check", "--config", config)
+    assert (result.exit_code, result.output) == (0, f"{config}: OK, 1 guest(s): web\n")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_every_fault_is_said_before_anything_is_touched(
+    config: str, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With faulty settings each fault has its line, the code is 2, and nothing was made or connected to."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the service was started")
+
+    monkeypatch.setattr("ballonet_host_coord.service.serve", never)
+    text = Path(config).read_text().replace('"256M"', '"2G"').replace("[host]", "[host]\nbugdet = 1")
+    Path(config).write_text(text)
+    result = run(command, "--config", config)
+    assert result.exit_code == 2
+    assert f"{config}: [host] bugdet: unknown (did you mean budget?)" in result.output
+    assert f"{config}: [guest.web] minimum = 2 GiB: allowed is at most the maximum, 1 GiB" in result.output
+    assert os.listdir(tmp_path) == ["coordinator.toml"]
+
+
+# --- serving --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_service_runs_until_it_is_told_to_stop(config: str, tmp_path: Path, number: signal.Signals) -> None:
+    """`ballonet serve` answers on its socket though its guest is not there, and a signal ends it with code 0."""
+    command = [sys.executable, "-m", "ballonet_host_coord", "serve", "--config", config]
+    environment = {**os.environ, "JOURNAL_STREAM": "8:1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            while "control socket" not in first:
+                assert first, "the service ended early"
+                first = process.stderr.readline()
+            assert first.startswith("<6>")
+            result = run("status", "--json", BALLONET_CONFIG=config)
+            assert result.exit_code == 0, result.output
+            (guest,) = json.loads(result.output)["guests"]
+            assert guest["name"] == "web"
+            process.send_signal(number)
+            rest = process.stderr.read()
+        finally:
+            process.kill()
+    assert process.returncode == 0, rest
+    assert f"stopping on {number.name}" in rest
+    assert not (tmp_path / "run" / "control").exists()
+
+
+def test_second_service_fails_with_a_reason(coordinator: str, config: str) -> None:
+    """A service whose socket is taken says so and ends with code 1."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ballonet_host_coord", "serve", "--observe"],
+        env={**os.environ, "BALLONET_CONFIG": config},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "another coordinator answers there" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_observe_reaches_the_service(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag, and its environment variable, decide whether anything is moved."""
+    served = []
+
+    async def serve(settings: object, *, observe: bool) -> None:
+        served.append(observe)
+
+    monkeypatch.setattr("ballonet_host_coord.service.serve", serve)
+    assert run("serve", "--config", config).exit_code == 0
+    assert run("serve", "--config", config, "--observe").exit_code == 0
+    assert run("serve", "--config", config, BALLONET_SERVE_OBSERVE="1").exit_code == 0
+    assert served == [False, True, True]
+
+
+def test_journal_gets_a_level_on_every_line() -> None:
+    """A message of several lines is several lines of its level; levels between the known ones round down."""
+    formatter = cli_module._JournalFormatter("%(message)s")
+    for level, prefix in ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (25, "<6>"), (5, "<7>")):
+        record = logging.LogRecord("x", level, "", 0, "one\ntwo", None, None)
+        assert formatter.format(record) == f"{prefix}one\n{prefix}two"
+
+
+# --- the demo -------------------------------------------------------------------------------------------
+
+
+def test_demo_that_lacks_something_says_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the demo cannot be imported the other commands work, and `demo` says what to install."""
+
+    def lacking(name: str) -> object:
+        raise ModuleNotFoundError(f"No module named {name!r}", name="ballonet_guest_agent")
+
+    monkeypatch.setattr(cli_module, "_has_demo", lambda: True)
+    monkeypatch.setattr(cli_module.importlib, "import_module", lacking)
+    assert run("--help").exit_code == 0
+    result = run("demo", "--simulated")
+    assert result.exit_code == 1
+    assert "needs ballonet_guest_agent: pip install 'ballonet-host-coord[demo]'" in result.output
+
+
+def test_demo_that_is_not_there_is_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the demo installed the command line is whole, and has no `demo`."""
+    monkeypatch.setattr(cli_module, "_has_demo", lambda: False)
+    assert "demo" not in run("--help").output
+    assert run("demo").exit_code == 2
+
+
+def test_asking_does_not_load_the_service() -> None:
+    """A command that only asks a running coordinator does not import the parts that serve."""
+    program = "import sys, ballonet_host_coord.cli; print(*(m for m in sys.modules if m.startswith('ballonet')))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"ballonet_host_coord.service", "ballonet_host_coord.coordinator"} & set(loaded) == set()

@@ -1,0 +1,196 @@
+"""Demand: use without the balloon, commitment within a bound, harm, and a past that fades."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ballonet_host_coord.demand import (
+    FALL_HALF_LIFE_S,
+    HARM_STEP_LEAST_KIB,
+    LEAD_MOST_RATIO,
+    LEAD_S,
+    WISH_FRESH_S,
+    demand_at,
+    observe,
+    remember,
+    want_kib,
+)
+from ballonet_host_coord.model import ReportKind, Wish
+
+from .builders import GIB, MIB, NOW_S, RESERVE_KIB, make_demand, make_report, make_settings, make_vm
+
+SETTINGS = make_settings()
+VM = make_vm()
+SIZES = st.integers(0, 2 * GIB)
+MAYBE_SIZES = st.none() | SIZES
+
+
+def fold(*reports, moved_by_us=False, settings=SETTINGS):
+    estimate = None
+    for report in reports:
+        estimate = observe(estimate, report, VM, settings, moved_by_us)
+    assert estimate is not None
+    return estimate
+
+
+def demand_of(*reports, wish=None, now_s=None, **options):
+    return demand_at(fold(*reports, **options), wish, VM, SETTINGS, reports[-1].arrived_s if now_s is None else now_s)
+
+
+@st.composite
+def reports(draw):
+    return make_report(
+        arrived_s=draw(st.floats(0, 100)),
+        boottime_ms=draw(st.integers(0, 10**6)),
+        total_kib=draw(SIZES),
+        available_kib=draw(SIZES),
+        committed_kib=draw(MAYBE_SIZES),
+        balloon_kib=draw(MAYBE_SIZES),
+        file_kib=draw(MAYBE_SIZES),
+        swap_total_kib=draw(MAYBE_SIZES),
+        swap_free_kib=draw(MAYBE_SIZES),
+        swap_in_kib=draw(MAYBE_SIZES),
+        psi_some_us=draw(MAYBE_SIZES),
+        psi_full_us=draw(MAYBE_SIZES),
+        kind=draw(st.sampled_from(ReportKind)),
+    )
+
+
+@given(st.lists(reports(), min_size=1, max_size=4), st.none() | SIZES, st.floats(0, 1000))
+def test_no_claim_of_a_guest_leads_out_of_bounds(those, wanted_kib, now_s):
+    """Whatever a guest reports, use and demand stay within 0 and its RAM and the ratios within 0 and 1."""
+    wish = None if wanted_kib is None else Wish(wanted_kib, 1, 2, arrived_s=now_s)
+    demand = demand_of(*those, wish=wish, now_s=now_s)
+    assert 0 <= demand.use_kib <= demand.demand_kib <= VM.ram_kib
+    assert demand.demand_kib <= demand.held_kib <= VM.ram_kib
+    assert all(ratio is None or 0 <= ratio <= 1 for ratio in (demand.psi_some_ratio, demand.psi_full_ratio))
+
+
+def test_the_balloon_is_not_use() -> None:
+    """An idle guest in a full balloon uses what it used before: its balloon is not memory in use."""
+    wide = demand_of(make_report(actual_kib=1000 * MIB, use_kib=119 * MIB))
+    narrow = demand_of(make_report(actual_kib=300 * MIB, use_kib=119 * MIB))
+    assert wide.use_kib == narrow.use_kib == 119 * MIB
+
+
+def test_a_guest_that_does_not_count_its_balloon_is_believed_the_devices() -> None:
+    """Without mem.balloon the device's own figure stands in."""
+    report = make_report(actual_kib=512 * MIB, use_kib=200 * MIB, balloon_kib=None)
+    assert demand_of(report).use_kib == 200 * MIB
+
+
+def test_the_kernels_reserve_belongs_to_use() -> None:
+    """Guest numbers are brought to the hypervisor's scale: RAM less MemTotal is never available."""
+    report = make_report(actual_kib=512 * MIB, available_kib=512 * MIB - RESERVE_KIB)
+    assert demand_of(report).use_kib == RESERVE_KIB
+
+
+@given(st.integers(0, 4 * GIB))
+def test_commitment_lifts_demand_within_the_buffer(committed_kib):
+    """Reserved and never touched memory is no demand beyond a buffer over use."""
+    demand = demand_of(make_report(use_kib=200 * MIB, committed_kib=committed_kib))
+    assert demand.demand_kib == max(200 * MIB, min(committed_kib + RESERVE_KIB, 240 * MIB))
+
+
+def test_rising_use_is_extrapolated_and_bounded() -> None:
+    """Demand looks as far ahead as a deflate takes, and never by more than a quarter of the RAM."""
+    first, second = make_report(0.0, use_kib=200 * MIB), make_report(1.0, use_kib=230 * MIB)
+    assert demand_of(first, second).demand_kib == 230 * MIB + int(LEAD_S * 30 * MIB)
+    leap = make_report(1.0, use_kib=500 * MIB)
+    assert demand_of(first, leap).demand_kib == 500 * MIB + int(VM.ram_kib * LEAD_MOST_RATIO)
+
+
+@pytest.mark.parametrize("change", [{"boottime_ms": 0}, {"kind": ReportKind.STATISTICS}])
+def test_two_reports_that_do_not_follow_have_no_rate(change) -> None:
+    """Across a reset of the guest's clock or a change of source nothing is extrapolated."""
+    first, second = make_report(5.0, use_kib=200 * MIB), make_report(6.0, use_kib=300 * MIB, **change)
+    assert demand_of(first, second).demand_kib == 300 * MIB
+
+
+def test_swap_that_is_read_back_belongs_to_the_working_set() -> None:
+    """Read back now it counts in full, half of it later, and never more than is swapped out."""
+    swap = {"swap_total_kib": 500 * MIB, "swap_free_kib": 400 * MIB}
+    first = make_report(0.0, swap_in_kib=0, **swap)
+    second = make_report(1.0, swap_in_kib=40 * MIB, **swap)
+    assert fold(first, second).use_kib == 240 * MIB
+    later = make_report(31.0, swap_in_kib=40 * MIB, **swap)
+    assert fold(first, second, later).use_kib == 220 * MIB
+    flood = make_report(1.0, swap_in_kib=400 * MIB, **swap)
+    assert fold(first, flood).use_kib == 300 * MIB
+
+
+def stalled(available_kib=20 * MIB):
+    before = make_report(0.0, psi_some_us=0, psi_full_us=0, available_kib=available_kib)
+    return before, make_report(1.0, psi_some_us=300_000, psi_full_us=100_000, available_kib=available_kib)
+
+
+def test_a_stalled_guest_needs_more_than_it_has() -> None:
+    """Stalls that nothing of ours explains, with little available, are proof of a shortage."""
+    demand = demand_of(*stalled())
+    assert demand.urgent
+    assert demand.demand_kib == 512 * MIB + HARM_STEP_LEAST_KIB
+    assert (demand.psi_some_ratio, demand.psi_full_ratio) == (0.3, 0.1)
+
+
+def test_stalls_of_our_own_making_prove_nothing() -> None:
+    """I9: what happens while we shrink the guest is not demand yet."""
+    demand = demand_of(*stalled(), moved_by_us=True)
+    assert not demand.urgent
+    assert demand.demand_kib < 512 * MIB
+
+
+def test_stalls_with_memory_available_prove_nothing() -> None:
+    """A limit inside the guest stalls it, too; more memory would not cure that."""
+    assert not demand_of(*stalled(available_kib=300 * MIB)).urgent
+
+
+def test_a_wish_is_demand_while_it_is_fresh() -> None:
+    """A DEMAND counts for three seconds, clamped to the RAM, and urgently."""
+    report = make_report(use_kib=200 * MIB)
+    wish = Wish(9 * GIB, 1, 2, arrived_s=NOW_S)
+    fresh = demand_of(report, wish=wish, now_s=NOW_S + WISH_FRESH_S)
+    assert (fresh.demand_kib, fresh.urgent) == (VM.ram_kib, True)
+    stale = demand_of(report, wish=wish, now_s=NOW_S + WISH_FRESH_S + 0.1)
+    assert (stale.demand_kib, stale.urgent) == (200 * MIB, False)
+
+
+def test_a_wish_that_blames_our_move_is_no_demand_yet() -> None:
+    """I9: neither now nor in what is remembered."""
+    estimate = fold(make_report(use_kib=200 * MIB))
+    wish = Wish(900 * MIB, 1, 2, arrived_s=NOW_S, gen=4)
+    assert demand_at(estimate, wish, VM, SETTINGS, NOW_S).demand_kib == 200 * MIB
+    assert remember(estimate, wish, VM) == estimate
+
+
+def test_a_wish_is_not_taken_back_the_moment_it_ends() -> None:
+    """What was wished stays in what is held, and fades from there."""
+    estimate = remember(fold(make_report(use_kib=200 * MIB)), Wish(600 * MIB, 1, 2, arrived_s=NOW_S), VM)
+    later = demand_at(estimate, None, VM, SETTINGS, NOW_S + FALL_HALF_LIFE_S)
+    assert (later.demand_kib, later.held_kib) == (200 * MIB, 400 * MIB)
+
+
+def test_demand_rises_at_once_and_falls_by_halves() -> None:
+    """Half of what is no longer needed is given back in one half-life, however often the guest reports."""
+    high, low = make_report(0.0, use_kib=400 * MIB), make_report(45.0, use_kib=200 * MIB)
+    assert demand_of(high, low).held_kib == 300 * MIB
+    steps = [make_report(float(at_s), use_kib=200 * MIB) for at_s in range(1, 46)]
+    assert abs(demand_of(high, *steps).held_kib - 300 * MIB) < MIB
+
+
+def test_constant_reports_reach_a_fixed_point() -> None:
+    """I6: the past is forgotten in the end, so that nothing changes any more."""
+    low = [make_report(float(at_s), use_kib=200 * MIB) for at_s in range(1, 600, 5)]
+    demand = demand_of(make_report(0.0, use_kib=400 * MIB), *low)
+    assert demand.held_kib == demand.demand_kib == 200 * MIB
+
+
+def test_want_is_demand_with_buffer_or_cache_or_what_is_held() -> None:
+    """The larger of buffer and worthwhile cache is added; what is held from before is the least."""
+    settings = replace(SETTINGS, buffer_percent=20)
+    assert want_kib(make_demand(100), settings) == 120
+    assert want_kib(make_demand(100, cache_kib=70), settings) == 170
+    assert want_kib(make_demand(100, cache_kib=70, held_kib=300), settings) == 300

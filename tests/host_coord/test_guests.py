@@ -1,0 +1,219 @@
+"""One guest's record: facts of one boot never count for another, and each source has its turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from ballonet_host_coord.guests import AGENT_GONE_S, GuestRecord
+from ballonet_host_coord.ledger import Ledger
+from ballonet_host_coord.model import (
+    AgentFacts,
+    BalloonStatistics,
+    LinkState,
+    ReportKind,
+    Residency,
+    RunState,
+    SetTarget,
+    Wish,
+)
+
+from .builders import GIB, MIB, NOW_S, RESERVE_KIB, make_report, make_settings, make_vm
+
+
+class Session:
+    """Stands for the AgentSession: facts as the test sets them, and how often it was renewed."""
+
+    def __init__(self) -> None:
+        self.link = LinkState.LIVE
+        self.renewals: list[float] = []
+
+    def facts(self):
+        return AgentFacts(self.link)
+
+    def renewed(self, ram_kib, now_s):
+        self.renewals.append(now_s)
+
+
+@pytest.fixture
+def record():
+    return GuestRecord(make_settings(), Session(), Ledger())
+
+
+@pytest.fixture
+def running(record):
+    """Found running for long: adopted, and its agent has reported."""
+    assert record.vm_read(make_vm(), None, NOW_S) is None
+    record.reported(make_report())
+    return record
+
+
+def booted(record, **changes):
+    """The next boot of the same machine."""
+    return record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5, statistics_count=0, **changes), None, NOW_S + 5)
+
+
+# --- boots -----------------------------------------------------------------------------------------------
+
+
+def test_machine_found_running_is_adopted(running):
+    """A startup target for a machine that has run for long would be a blind shrink: it gets none."""
+    snapshot = running.snapshot(NOW_S)
+    assert snapshot.hypervisor_target_kib is None
+    assert (snapshot.booking.assigned_kib, snapshot.booking.claimed) == (512 * MIB, False)
+
+
+def test_waiting_machine_gets_its_startup_target(record):
+    """Before its first instruction the target of its startup memory is set, never above its RAM."""
+    command = record.vm_read(make_vm(run_state=RunState.PRELAUNCH, statistics_count=0), None, NOW_S)
+    assert isinstance(command, SetTarget)
+    assert command.target_kib == 512 * MIB
+    assert record.snapshot(NOW_S).waiting_to_start
+    small = GuestRecord(make_settings(), Session(), Ledger())
+    vm = make_vm(run_state=RunState.PRELAUNCH, ram_kib=300 * MIB)
+    assert small.vm_read(vm, None, NOW_S).target_kib == 300 * MIB
+
+
+def test_new_boot_forgets_what_the_last_one_said(running):
+    """Report, demand, wish and the belief in `actual` end with a reset; the startup target is set again."""
+    running.wished(Wish(600 * MIB, 1, 2, NOW_S))
+    assert running.snapshot(NOW_S).demand is not None
+    command = booted(running)
+    assert command == SetTarget("alpha", 512 * MIB, command.why)
+    snapshot = running.snapshot(NOW_S + 5)
+    assert (snapshot.report, snapshot.demand, snapshot.wish) == (None, None, None)
+    assert (snapshot.booking.assigned_kib, snapshot.booking.claimed) == (GIB, True)
+    assert running.session.renewals == [NOW_S + 5]
+
+
+def test_report_of_the_last_boot_is_dropped(running):
+    """What arrived before the boot began says nothing of it, and does not answer for its driver."""
+    booted(running)
+    running.reported(make_report(arrived_s=NOW_S + 4))
+    assert running.snapshot(NOW_S + 5).report is None
+    assert running.snapshot(NOW_S + 5).booking.claimed
+
+
+def test_report_of_this_boot_ends_its_claim(running):
+    """Once the agent's balloon fits the device's, `actual` is believed for the rest of the boot."""
+    booted(running)
+    running.reported(make_report(arrived_s=NOW_S + 15))
+    assert not running.snapshot(NOW_S + 15).booking.claimed
+    running.reported(make_report(arrived_s=NOW_S + 16, balloon_kib=0))
+    assert not running.snapshot(NOW_S + 16).booking.claimed
+
+
+def test_boot_of_a_waiting_machine_begins_with_its_first_instruction(record):
+    """The time that it waited settles nothing."""
+    record.vm_read(make_vm(run_state=RunState.PRELAUNCH, statistics_count=0), None, NOW_S)
+    record.vm_read(make_vm(statistics_count=0), None, NOW_S + 100)
+    assert record.vm.boot_began_s == NOW_S + 100
+
+
+@pytest.mark.parametrize(("pid", "adopted"), [(7, True), (8, False), (None, False)])
+def test_machine_whose_monitor_returns_goes_on(running, pid, adopted):
+    """The same process is adopted as it is; another one has booted and gets its startup target."""
+    running.vm_lost(alive=True, detail="hangs")
+    assert running.snapshot(NOW_S).booking.assigned_kib == 512 * MIB
+    assert running.snapshot(NOW_S).vm.run_state is RunState.UNREACHABLE
+    assert (booted(running, qemu_pid=pid) is None) is adopted
+
+
+def test_migrated_machine_goes_on(running):
+    """The end of an incoming migration counts as a boot and is no reason to set a startup target."""
+    running.vm_read(make_vm(run_state=RunState.MIGRATING), None, NOW_S)
+    assert booted(running) is None
+
+
+def test_machine_that_is_gone_holds_nothing(running):
+    """Its memory returns with its process."""
+    running.vm_lost(alive=False, detail="died")
+    snapshot = running.snapshot(NOW_S)
+    assert (snapshot.vm.run_state, snapshot.booking.booked_kib, snapshot.demand) == (RunState.ABSENT, 0, None)
+    assert running.detail == "died"
+
+
+def test_residency_is_booked(running):
+    """What the host's kernel shows is taken with the hypervisor's facts."""
+    running.vm_read(make_vm(), Residency(700 * MIB, 30 * MIB), NOW_S)
+    assert running.snapshot(NOW_S).booking.booked_kib == 730 * MIB
+
+
+# --- wishes ----------------------------------------------------------------------------------------------
+
+
+def test_wish_is_clamped_to_the_machine(running):
+    """Nobody wants more than its RAM."""
+    running.wished(Wish(9 * GIB, 1, 2, NOW_S))
+    assert running.snapshot(NOW_S).wish.want_kib == GIB
+    assert running.snapshot(NOW_S).demand.demand_kib == GIB
+
+
+def test_facts_without_a_machine_are_dropped(record):
+    """Before a machine was seen there is nothing that a report or a wish could be about."""
+    record.reported(make_report())
+    record.wished(Wish(GIB, 1, 2, NOW_S))
+    snapshot = record.snapshot(NOW_S)
+    assert (snapshot.report, snapshot.demand, snapshot.wish) == (None, None, None)
+
+
+# --- statistics ------------------------------------------------------------------------------------------
+
+
+def statistics(arrived_s, **changes):
+    values = {"total_kib": GIB - RESERVE_KIB, "available_kib": 300 * MIB, "caches_kib": 50 * MIB, **changes}
+    return BalloonStatistics(arrived_s, **values)
+
+
+def read_statistics(record, now_s, vm=None, **changes):
+    record.vm_read(make_vm(statistics=statistics(now_s, **changes), **(vm or {})), None, now_s)
+    return record.snapshot(now_s).report
+
+
+def test_statistics_judge_when_the_agent_has_long_been_silent(running):
+    """Until a minute after its last report the guest is held; then the balloon's statistics are the report."""
+    running.session.link = LinkState.UNRESPONSIVE
+    assert read_statistics(running, NOW_S + AGENT_GONE_S - 1).kind is ReportKind.AGENT
+    report = read_statistics(running, NOW_S + AGENT_GONE_S)
+    assert (report.kind, report.available_kib) == (ReportKind.STATISTICS, 300 * MIB)
+    assert report.total_kib == GIB - RESERVE_KIB
+
+
+def test_statistics_are_no_report_while_the_agent_lives(running):
+    """A live agent is the only witness, however long it says nothing."""
+    assert read_statistics(running, NOW_S + 10 * AGENT_GONE_S).kind is ReportKind.AGENT
+
+
+def test_statistics_without_sizes_are_no_report(running):
+    """A driver that does not tell them leaves them unknown."""
+    running.session.link = LinkState.NONE
+    assert read_statistics(running, NOW_S + AGENT_GONE_S, available_kib=None).kind is ReportKind.AGENT
+
+
+def test_balloon_is_added_where_it_leaves_the_total(running):
+    """Without deflate-on-oom the guest's kernel takes the balloon out of its total."""
+    running.session.link = LinkState.NONE
+    vm = {"deflate_on_oom": False}
+    report = read_statistics(running, NOW_S + AGENT_GONE_S, vm=vm, total_kib=512 * MIB - RESERVE_KIB)
+    assert report.total_kib == GIB - RESERVE_KIB
+
+
+# --- what the record tells by itself ---------------------------------------------------------------------
+
+
+def test_memory_taken_back_is_a_wish_for_what_the_guest_has(running, monkeypatch):
+    """A guest that helped itself is short: its size is its demand, unless it has asked for more already."""
+    running.note_taken_back(NOW_S)
+    assert running.snapshot(NOW_S).wish is None
+    monkeypatch.setattr(running._ledger, "taken_back_kib", lambda name: 50 * MIB)
+    running.note_taken_back(NOW_S)
+    assert running.snapshot(NOW_S).wish.want_kib == 512 * MIB
+    running.wished(Wish(800 * MIB, 1, 2, NOW_S))
+    running.note_taken_back(NOW_S)
+    assert running.snapshot(NOW_S).wish.want_kib == 800 * MIB
+
+
+def test_without_a_startup_target_a_waiting_machine_would_begin_with_all(monkeypatch):
+    """Were every boot adopted, the check of the startup target would fail."""
+    monkeypatch.setattr(GuestRecord, "_goes_on", lambda record, vm: True)
+    with pytest.raises(AssertionError):
+        test_waiting_machine_gets_its_startup_target(GuestRecord(make_settings(), Session(), Ledger()))

@@ -1,0 +1,435 @@
+"""The mover: what leads to a step, what ends one, what a grant may spend, and when a machine is started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ballonet_host_coord.ledger import (
+    ASK_AGAIN_S,
+    ASK_LOST_S,
+    BACK_OFF_S,
+    RETRY_S,
+    SQUEEZED_S,
+    STEP_LEAST_KIB,
+    STUCK_S,
+    Ledger,
+)
+from ballonet_host_coord.model import (
+    AgentFacts,
+    AskInflate,
+    Booking,
+    Command,
+    Consent,
+    Decision,
+    GuestDecision,
+    GuestSnapshot,
+    HostFacts,
+    LinkState,
+    Phase,
+    ReportKind,
+    RunState,
+    SetTarget,
+    StartVm,
+    Status,
+    TellDeflate,
+    Wish,
+)
+
+from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_snapshot, make_vm
+
+
+def settled(*sizes_mib: int) -> Ledger:
+    """A ledger whose guests a, b ... were set to these sizes and have arrived there."""
+    ledger = Ledger()
+    for name, size_mib in zip("abc", sizes_mib, strict=False):
+        ledger.began_boot(name, 1, size_mib * MIB, adopted=False)
+        guest = make_guest(name, size_mib * MIB)
+        step(ledger, (guest, size_mib), now_s=NOW_S - 100)
+    return ledger
+
+
+def decided(guest: GuestSnapshot, target_mib: int, **changes: Any) -> GuestDecision:
+    values: dict[str, Any] = {
+        "floor_kib": 256 * MIB, "phase": Phase.HOLD, "status": Status.OK, "shrinkable": True, "urgent": False,
+        "why": "so decided", "want_kib": 0, **changes,
+    }  # fmt: skip
+    return GuestDecision(name=guest.name, target_kib=target_mib * MIB, **values)
+
+
+def step(
+    ledger: Ledger,
+    *chosen: tuple[GuestSnapshot, int] | tuple[GuestSnapshot, int, dict[str, Any]],
+    now_s: float = NOW_S,
+    **host: Any,
+) -> list[Command]:
+    """One round: guests with what was decided for them in MiB, and what else is special about the decision."""
+    snapshot = make_snapshot(*(guest for guest, *_ in chosen), now_s=now_s, **host)
+    answers = tuple(decided(guest, target, **(rest[0] if rest else {})) for guest, target, *rest in chosen)
+    return ledger.step(snapshot, Decision(now_s, snapshot.host.budget_kib, snapshot.booked_kib, 0, 0, 0, "", answers))
+
+
+def guest_at(size_mib: int, now_s: float = NOW_S, consent: Consent | None = None, **changes: Any) -> GuestSnapshot:
+    """Guest a, heard at `now_s`, with little available, so that its steps are small."""
+    size_kib = size_mib * MIB
+    values: dict[str, Any] = {
+        "agent": AgentFacts(LinkState.LIVE, session=1, consent=consent),
+        "report": make_report(now_s, size_kib, use_kib=size_kib - 50 * MIB),
+        "demand_kib": 200 * MIB,
+        **changes,
+    }
+    return make_guest("a", size_kib, **values)
+
+
+def consent_to(size_mib: int, gen: int = 1, refused: bool = False, until_s: float = NOW_S + 30) -> Consent:
+    return Consent(gen, size_mib * MIB, refused, 0, NOW_S, until_s)
+
+
+def asked(size_mib: int = 900, goal_mib: int = 500) -> Ledger:
+    ledger = settled(size_mib)
+    (ask,) = step(ledger, (guest_at(size_mib), goal_mib))
+    assert isinstance(ask, AskInflate)
+    return ledger
+
+
+def stepping(consent_mib: int = 500) -> Ledger:
+    """Guest a is on its first step from 900 to 788 MiB."""
+    ledger = asked()
+    commands = step(ledger, (guest_at(900, NOW_S + 1, consent_to(consent_mib)), 500), now_s=NOW_S + 1)
+    assert commands == [SetTarget("a", int(900 * MIB * 7 / 8), "so decided")]
+    return ledger
+
+
+STEP_MIB = 787.5
+
+
+# --- shrinking ------------------------------------------------------------------------------------------
+
+
+def test_a_shrink_begins_with_a_question() -> None:
+    """Nothing is moved before the agent has consented; it is asked for the whole way and told the floor."""
+    (ask,) = step(settled(900), (guest_at(900), 500))
+    assert ask == AskInflate("a", 1, 500 * MIB, 256 * MIB, 524288, "so decided")
+
+
+def test_one_question_at_a_time() -> None:
+    """While the answer is awaited nothing else is asked and nothing moved."""
+    assert step(asked(), (guest_at(900, NOW_S + 1), 500), now_s=NOW_S + 1) == []
+
+
+def test_the_next_step_waits_for_arrival_and_a_report() -> None:
+    """I3: both must have come since the last step; then the next one goes on within the same consent."""
+    ledger = stepping()
+    consent, size = consent_to(500), int(STEP_MIB * MIB)
+    on_the_way = guest_at(850, NOW_S + 2, consent)
+    assert step(ledger, (on_the_way, 500), now_s=NOW_S + 2) == []
+    unheard = replace(guest_at(787, NOW_S + 1, consent), vm=make_vm(actual_kib=size))
+    assert step(ledger, (unheard, 500), now_s=NOW_S + 2.5) == []
+    (second,) = step(ledger, (replace(unheard, report=make_report(NOW_S + 2.7, size)), 500), now_s=NOW_S + 3)
+    assert isinstance(second, SetTarget)
+    assert 500 * MIB <= second.target_kib <= size - STEP_LEAST_KIB
+
+
+def test_no_further_than_the_agent_agreed() -> None:
+    """A clamped answer is the end of the way; the agent is asked again after a while, not at once."""
+    ledger = asked()
+    (first,) = step(ledger, (guest_at(900, NOW_S + 1, consent_to(860)), 500), now_s=NOW_S + 1)
+    assert isinstance(first, SetTarget)
+    assert first.target_kib == 860 * MIB
+    there = guest_at(860, NOW_S + 2, consent_to(860))
+    assert step(ledger, (there, 500), now_s=NOW_S + 2) == []
+    assert step(ledger, (guest_at(860, NOW_S + 3), 500), now_s=NOW_S + 3) == []
+    (again,) = step(ledger, (guest_at(860, NOW_S + 2 + ASK_AGAIN_S), 500), now_s=NOW_S + 2 + ASK_AGAIN_S)
+    assert isinstance(again, AskInflate)
+    assert again.gen == 2
+
+
+def test_a_refusal_moves_nothing() -> None:
+    """And is respected for a while."""
+    ledger = asked()
+    assert step(ledger, (guest_at(900, NOW_S + 1, consent_to(900, refused=True)), 500), now_s=NOW_S + 1) == []
+    assert step(ledger, (guest_at(900, NOW_S + 2), 500), now_s=NOW_S + 2) == []
+
+
+@pytest.mark.parametrize("stale", [consent_to(500, gen=7), consent_to(500, until_s=NOW_S + 1)])
+def test_an_answer_to_something_else_or_run_out_is_none(stale) -> None:
+    """Only the newest question's answer counts, as long as its lease."""
+    commands = step(asked(), (guest_at(900, NOW_S + 1, stale), 500), now_s=NOW_S + 1)
+    assert not [order for order in commands if isinstance(order, SetTarget)]
+
+
+def test_consent_to_less_does_not_cover_more() -> None:
+    """A goal that has fallen since is asked anew."""
+    (ask,) = step(asked(), (guest_at(900, NOW_S + 1, consent_to(500)), 300), now_s=NOW_S + 1)
+    assert ask == AskInflate("a", 2, 300 * MIB, 256 * MIB, 524288, "so decided")
+
+
+def test_silence_to_a_question_means_hold() -> None:
+    """Three tries without an answer, or none in time: the guest is left alone for a while."""
+    ledger = asked()
+    failed = replace(guest_at(900, NOW_S + 3), agent=AgentFacts(LinkState.LIVE, failed_gen=1))
+    assert step(ledger, (failed, 500), now_s=NOW_S + 3) == []
+    assert step(ledger, (guest_at(900, NOW_S + 4), 500), now_s=NOW_S + 4) == []
+    ledger = asked()
+    late_s = NOW_S + ASK_LOST_S
+    assert step(ledger, (guest_at(900, late_s), 500), now_s=late_s) == []
+    assert step(ledger, (guest_at(900, late_s + 1), 500), now_s=late_s + 1) == []
+    (again,) = step(ledger, (guest_at(900, late_s + BACK_OFF_S), 500), now_s=late_s + BACK_OFF_S)
+    assert isinstance(again, AskInflate)
+
+
+def test_without_an_agent_steps_are_half() -> None:
+    """Nobody can object, so less is taken before the next look."""
+    values = {"agent": AgentFacts(), "report": make_report(NOW_S, kind=ReportKind.STATISTICS, available_kib=0)}
+    (order,) = step(settled(900), (guest_at(900, **values), 500))
+    assert order == SetTarget("a", int(900 * MIB * 15 / 16), "so decided")
+
+
+def test_a_guest_that_may_not_be_shrunk_is_not_asked() -> None:
+    """What the arbiter holds, the ledger leaves."""
+    assert step(settled(900), (guest_at(900), 500, {"shrinkable": False})) == []
+
+
+def test_who_was_asked_in_vain_is_known_for_it_until_it_gives() -> None:
+    """A refusal is remembered while the guest is asked again, and forgotten with the next step."""
+    ledger = asked()
+    step(ledger, (guest_at(900, NOW_S + 1, consent_to(900, refused=True)), 500), now_s=NOW_S + 1)
+    step(ledger, (guest_at(900, NOW_S + 4), 500), now_s=NOW_S + 4)
+    assert ledger.refuses("a")
+    step(ledger, (guest_at(900, NOW_S + 5, consent_to(500, gen=2)), 500), now_s=NOW_S + 5)
+    assert not ledger.refuses("a")
+
+
+def test_small_moves_are_not_worth_a_command_unless_somebody_is_short() -> None:
+    """I6: below 3 % of the guest it stays; for another guest's shortage 4 MiB are moved."""
+    assert step(settled(900), (guest_at(900), 880)) == []
+    short = make_guest("b", 300 * MIB, 600 * MIB)
+    commands = step(settled(900, 300), (guest_at(900), 880), (short, 300), budget_kib=1200 * MIB)
+    assert [type(order) for order in commands] == [AskInflate]
+
+
+# --- what ends a shrink ---------------------------------------------------------------------------------
+
+
+def test_a_demand_that_blames_the_move_gets_its_last_step_back() -> None:
+    """I9: stopped and returned at once, and the guest is left alone for a while."""
+    ledger = stepping()
+    wish = Wish(950 * MIB, 1, 2, arrived_s=NOW_S + 2, gen=1)
+    hurt = guest_at(850, NOW_S + 2, wish=wish)
+    (back,) = step(ledger, (hurt, 500), now_s=NOW_S + 2)
+    assert isinstance(back, SetTarget)
+    assert back.target_kib == 900 * MIB
+    well = guest_at(900, NOW_S + 8, wish=wish)
+    assert step(ledger, (well, 500), now_s=NOW_S + 8) == []
+
+
+def test_a_returned_step_is_paid_from_what_there_is() -> None:
+    """I1: what was freed may be given already; then only the rest is returned, and never less than it has."""
+    hurt = guest_at(850, NOW_S + 2, wish=Wish(950 * MIB, 1, 2, arrived_s=NOW_S + 2, gen=1))
+    (back,) = step(stepping(), (hurt, 500), now_s=NOW_S + 2, budget_kib=870 * MIB)
+    assert isinstance(back, SetTarget)
+    assert back.target_kib == 870 * MIB
+    (back,) = step(stepping(), (hurt, 500), now_s=NOW_S + 2, budget_kib=600 * MIB)
+    assert isinstance(back, SetTarget)
+    assert back.target_kib == 850 * MIB
+
+
+def test_any_other_demand_ends_the_shrink_where_it_stands() -> None:
+    """The target becomes the size reached: virtio-balloon would go on trying for ever."""
+    wish = Wish(900 * MIB, 1, 2, arrived_s=NOW_S + 2)
+    (stop,) = step(stepping(), (guest_at(850, NOW_S + 2, wish=wish), 500), now_s=NOW_S + 2)
+    assert isinstance(stop, SetTarget)
+    assert stop.target_kib == 850 * MIB
+
+
+@pytest.mark.parametrize("agent", [AgentFacts(LinkState.LIVE), AgentFacts(LinkState.OPENING)])
+def test_a_step_whose_consent_has_ended_ends(agent) -> None:
+    """I3: a new session, a BYE or silence means hold, in the middle of a step too."""
+    (stop,) = step(stepping(), (replace(guest_at(850, NOW_S + 2), agent=agent), 500), now_s=NOW_S + 2)
+    assert isinstance(stop, SetTarget)
+    assert stop.target_kib == 850 * MIB
+
+
+def test_a_balloon_that_does_not_follow_is_stopped_and_marked() -> None:
+    """After 5 s; it stays marked until it moves, and is tried again after half a minute."""
+    ledger = stepping()
+    begin_s, end_s = NOW_S + 2, NOW_S + 2 + STUCK_S
+    consent = consent_to(500)
+    assert step(ledger, (guest_at(900, begin_s, consent), 500), now_s=begin_s) == []
+    (stop,) = step(ledger, (guest_at(900, end_s, consent), 500), now_s=end_s)
+    assert isinstance(stop, SetTarget)
+    assert stop.target_kib == 900 * MIB
+    assert step(ledger, (guest_at(900, end_s + 1), 500), now_s=end_s + 1) == []
+    assert ledger.stuck_since_s("a") == begin_s
+    assert not ledger.retries("a", end_s + RETRY_S - 1)
+    assert ledger.retries("a", end_s + RETRY_S)
+    step(ledger, (guest_at(800, end_s + 40), 800), now_s=end_s + 40)
+    assert ledger.stuck_since_s("a") is None
+
+
+def test_progress_however_slow_is_no_standstill() -> None:
+    """A thrashing guest gives slowly; it is left to."""
+    ledger = stepping()
+    for second in range(2, 30):
+        guest = guest_at(900 - 3 * second, NOW_S + second, consent_to(500))
+        assert step(ledger, (guest, 500), now_s=NOW_S + second) == []
+
+
+def test_memory_taken_back_is_not_fought() -> None:
+    """Its new size becomes its target, and is told as demand."""
+    ledger = settled(500)
+    (stop,) = step(ledger, (guest_at(600), 500))
+    assert isinstance(stop, SetTarget)
+    assert stop.target_kib == 600 * MIB
+    assert ledger.taken_back_kib("a") == 100 * MIB
+    step(ledger, (guest_at(600, NOW_S + 1), 600), now_s=NOW_S + 1)
+    assert ledger.taken_back_kib("a") == 0
+
+
+def test_stalls_are_ours_until_a_moment_after_the_shrink() -> None:
+    """I9: from the step to two seconds after its end, however it ended."""
+    ledger = stepping()
+    assert ledger.is_shrinking("a", NOW_S + 100)
+    wish = Wish(900 * MIB, 1, 2, arrived_s=NOW_S + 2)
+    step(ledger, (guest_at(850, NOW_S + 2, wish=wish), 500), now_s=NOW_S + 2)
+    assert ledger.is_shrinking("a", NOW_S + 2 + SQUEEZED_S - 0.1)
+    assert not ledger.is_shrinking("a", NOW_S + 2 + SQUEEZED_S)
+
+
+# --- grants ---------------------------------------------------------------------------------------------
+
+
+def test_a_grant_is_at_once_and_told_beside() -> None:
+    """The balloon does not wait for the agent; an agent that is not there is not told."""
+    short = guest_at(500, demand_kib=700 * MIB)
+    told = step(settled(500), (short, 700))
+    assert told == [SetTarget("a", 700 * MIB, "so decided"), TellDeflate("a", 1, 700 * MIB, "so decided")]
+    assert step(settled(500), (replace(short, agent=AgentFacts()), 700)) == told[:1]
+
+
+def test_memory_is_given_after_it_was_taken() -> None:
+    """I1: the room is what the books show now, not what is hoped for."""
+    rich, short = guest_at(900), make_guest("b", 300 * MIB, 600 * MIB)
+    commands = step(settled(900, 300), (rich, 500), (short, 600), budget_kib=1300 * MIB)
+    assert [order.target_kib for order in commands if isinstance(order, SetTarget)] == [400 * MIB]
+
+
+def test_an_excess_is_not_made_larger() -> None:
+    """I1: overdrawn, nobody is granted anything."""
+    short = make_guest("a", 300 * MIB, 600 * MIB)
+    assert step(settled(300), (short, 600), budget_kib=200 * MIB) == []
+
+
+def test_a_grant_is_booked_from_the_moment_of_setting() -> None:
+    """What is in flight cannot be given a second time."""
+    ledger = settled(300, 300)
+    first, second = make_guest("a", 300 * MIB, 600 * MIB), make_guest("b", 300 * MIB, 300 * MIB)
+    step(ledger, (first, 600), (second, 300), budget_kib=900 * MIB)
+    assert ledger.target_kib("a") == 600 * MIB
+    first = replace(first, booking=Booking(600 * MIB, 0, False))
+    second = replace(second, demand=make_demand(600 * MIB))
+    assert step(ledger, (first, 600), (second, 600), now_s=NOW_S + 1, budget_kib=900 * MIB) == []
+
+
+def test_the_headroom_pays_urgent_asks_alone() -> None:
+    """And only as far as the host's own MemAvailable shows it."""
+    host = {"budget_kib": 600 * MIB, "headroom_kib": 200 * MIB}
+    short = guest_at(300, agent=AgentFacts(), demand_kib=900 * MIB)
+    plain = step(settled(300), (short, 900), **host)
+    assert plain == [SetTarget("a", 400 * MIB, "so decided")]
+    for available_mib, target_mib in ((9000, 600), (150, 450), (0, 400)):
+        facts = HostFacts(8 * GIB, available_mib * MIB)
+        urgent = step(settled(300), (short, 900, {"urgent": True}), facts=facts, **host)
+        assert urgent == [SetTarget("a", target_mib * MIB, "so decided")]
+
+
+def test_the_furthest_below_its_demand_per_weight_comes_first() -> None:
+    """I4: where the room does not do for both; an urgent ask comes before any."""
+    light = make_guest("a", 300 * MIB, 600 * MIB, settings={"weight": 1000})
+    heavy = make_guest("b", 300 * MIB, 700 * MIB, settings={"weight": 9000})
+    host = {"budget_kib": 700 * MIB}
+    first = step(settled(300, 300), (light, 600), (heavy, 700), **host)[0]
+    assert first == SetTarget("a", 400 * MIB, "so decided")
+    first = step(settled(300, 300), (light, 600), (heavy, 700, {"urgent": True}), **host)[0]
+    assert first == SetTarget("b", 400 * MIB, "so decided")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vm": make_vm(run_state=RunState.PAUSED)}, {"booking": Booking(1024 * MIB, 0, claimed=True)}],
+)
+def test_who_cannot_be_moved_gets_nothing(changes) -> None:
+    """Neither a booting guest nor one that does not run."""
+    assert step(settled(300), (guest_at(300, demand_kib=700 * MIB, **changes), 700)) == []
+
+
+def test_a_grant_under_way_is_not_repeated() -> None:
+    """One command for one decision, until it changes."""
+    ledger = settled(500)
+    step(ledger, (guest_at(500, demand_kib=700 * MIB), 700))
+    assert step(ledger, (guest_at(600, NOW_S + 1, demand_kib=700 * MIB), 700), now_s=NOW_S + 1) == []
+
+
+def test_a_balloon_that_does_not_empty_is_not_granted_the_same_again() -> None:
+    """It would only be booked and lack elsewhere; after half a minute it is tried once more."""
+    ledger = settled(300)
+    for second in range(8):
+        step(ledger, (guest_at(300, NOW_S + second, demand_kib=700 * MIB), 700), now_s=NOW_S + second)
+    assert ledger.target_kib("a") == 300 * MIB
+    step(ledger, (guest_at(300, NOW_S + 40, demand_kib=700 * MIB), 700), now_s=NOW_S + 40)
+    assert ledger.target_kib("a") == 700 * MIB
+
+
+# --- boots ----------------------------------------------------------------------------------------------
+
+
+def test_a_boot_gets_its_startup_target_and_an_adopted_machine_none() -> None:
+    """What is found running is left as it is until it has been heard."""
+    ledger = Ledger()
+    startup = ledger.began_boot("a", 1, 512 * MIB, adopted=False)
+    assert startup is not None
+    assert startup.target_kib == ledger.target_kib("a") == 512 * MIB
+    assert ledger.began_boot("b", 1, 512 * MIB, adopted=True) is None
+    assert ledger.target_kib("b") is None
+
+
+def test_what_was_promised_outlives_a_monitor_that_was_away() -> None:
+    """I1: a grant under way stays booked; a reset ends it."""
+    ledger = settled(300)
+    step(ledger, (guest_at(300, demand_kib=700 * MIB), 700))
+    assert ledger.began_boot("a", 2, 512 * MIB, adopted=True) is None
+    assert ledger.target_kib("a") == 700 * MIB
+    assert ledger.is_moving("a")
+    ledger.began_boot("a", 3, 512 * MIB, adopted=False)
+    assert ledger.target_kib("a") == 512 * MIB
+
+
+def waiting(name: str) -> GuestSnapshot:
+    vm = make_vm(run_state=RunState.PRELAUNCH)
+    return make_guest(name, 0, None, vm=vm, booking=Booking(0, 10 * MIB, False), waiting_to_start=True)
+
+
+def test_a_machine_starts_when_its_whole_claim_fits_beside_the_headroom() -> None:
+    """I1: headroom never pays a start; one machine starts at a time."""
+    ledger = Ledger()
+    for name in "ab":
+        ledger.began_boot(name, 1, 512 * MIB, adopted=False)
+    pair = (waiting("a"), 0), (waiting("b"), 0)
+    assert step(ledger, *pair, budget_kib=1143 * MIB, headroom_kib=100 * MIB) == []
+    (start,) = step(ledger, *pair, budget_kib=1144 * MIB, headroom_kib=100 * MIB)
+    assert isinstance(start, StartVm)
+    assert ledger.was_started(start.guest, NOW_S + 9)
+    assert not ledger.was_started(start.guest, NOW_S + 11)
+
+
+def test_force_gives_everything_whatever_the_budget_says() -> None:
+    """The operator's act; it is booked like any other."""
+    ledger = settled(300)
+    order = ledger.force("a", make_vm())
+    assert order is not None
+    assert order.target_kib == ledger.target_kib("a") == 1024 * MIB
+    assert ledger.force("a", make_vm(run_state=RunState.PAUSED)) is None
+    ledger.forget("a")
+    assert ledger.force("a", make_vm()) is None

@@ -1,0 +1,194 @@
+"""The judge of the invariants: looks at facts and commands alone and keeps books of its own.
+
+Nothing here asks the ledger or the arbiter what they think, apart from `decision.shrinkable` for I4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ballonet_host_coord.model import (
+    AskInflate,
+    Command,
+    Decision,
+    GuestSnapshot,
+    LinkState,
+    ReportKind,
+    RunState,
+    SetTarget,
+    Snapshot,
+    StartVm,
+    TellDeflate,
+)
+
+TOLERANCE_KIB = 4096
+"""The arbiter's own: a device's rounding is no shortage."""
+
+
+class Violation(AssertionError):
+    """An invariant does not hold. Its first word is the invariant's."""
+
+
+def require(holds: bool, invariant: str, text: str) -> None:
+    if not holds:
+        raise Violation(f"{invariant}: {text}")
+
+
+class Watch:
+    """Judges every turn; `commands` before they are carried out."""
+
+    def __init__(self) -> None:
+        self._target: dict[str, int] = {}
+        """In force at the hypervisor, by our commands."""
+        self._stepped_s: dict[str, float] = {}
+        self._stepped_from: dict[str, int] = {}
+        self._asked_gen: dict[str, int] = {}
+        self._boot: dict[str, int] = {}
+        self._relies_on: dict[str, int] = {}
+        """gen of the consent that a step under way needs."""
+        self._began_s = 0.0
+
+    def coordinator_began(self, now_s: float) -> None:
+        """It reads targets from nowhere, so what was promised before is only what `actual` shows."""
+        self._began_s = now_s
+        for books in (self._target, self._stepped_s, self._stepped_from, self._asked_gen, self._relies_on):
+            books.clear()
+
+    def startup(self, guest: Any, command: SetTarget, now_s: float) -> None:
+        """I3: a startup target is only set for a boot whose driver has not asked yet."""
+        require(not guest.is_up, "I3", f"startup target set on {guest.name}, which is up")
+        self._target[guest.name] = command.target_kib
+        self._relies_on.pop(guest.name, None)
+
+    def facts(self, snapshot: Snapshot, guests: Iterable[Any]) -> None:
+        """I8 and the boot claims of I1, against the truth of the model guests."""
+        for known, guest in zip(snapshot.guests, guests, strict=True):
+            if self._boot.get(known.name) != guest.boot:
+                self._boot[known.name] = guest.boot
+                self._stepped_s.pop(known.name, None)
+            assigned_kib = known.booking.assigned_kib
+            if not guest.reachable:
+                continue
+            require(assigned_kib >= guest.resident_kib, "I8", f"{known.name} booked below its residency")
+            if guest.run_state is RunState.RUNNING and not guest.is_up:
+                require(assigned_kib >= known.vm.ram_kib, "I1", f"{known.name} boots and is not booked with its claim")
+
+    def commands(self, snapshot: Snapshot, decision: Decision, commands: list[Command]) -> None:
+        by_name = {guest.name: guest for guest in snapshot.guests}
+        before_kib = sum(self._booked_kib(guest) for guest in snapshot.guests)
+        for command in commands:
+            guest = by_name[command.guest]
+            if isinstance(command, SetTarget):
+                self._judge_target(snapshot, decision, guest, command)
+            elif isinstance(command, AskInflate):
+                self._asked_gen[guest.name] = command.gen
+                self._judge_step_down(snapshot, guest, command.target_kib)
+            elif isinstance(command, TellDeflate):
+                self._asked_gen[guest.name] = 0
+            if not isinstance(command, StartVm):
+                require(guest.vm.run_state is RunState.RUNNING, "I7", f"{guest.name} is moved while not running")
+        for guest in snapshot.guests:
+            self._judge_step_under_way(snapshot, guest)
+        after_kib = sum(self._booked_kib(guest) for guest in snapshot.guests)
+        for command in commands:
+            if isinstance(command, StartVm):
+                guest = by_name[command.guest]
+                after_kib += guest.vm.ram_kib - guest.booking.assigned_kib
+        most_kib = max(snapshot.host.budget_kib, before_kib)
+        require(after_kib <= most_kib, "I1", f"our commands lift booked to {after_kib}, at most {most_kib} is allowed")
+
+    def _booked_kib(self, guest: GuestSnapshot) -> int:
+        vm = guest.vm
+        resident_kib = guest.residency.resident_kib if guest.residency else 0
+        if vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
+            return guest.booking.booked_kib
+        if guest.booking.claimed or (vm.run_state is RunState.PRELAUNCH):
+            return max(guest.booking.assigned_kib, resident_kib) + guest.booking.overhead_kib
+        return max(vm.actual_kib, self._target.get(guest.name, 0), resident_kib) + guest.booking.overhead_kib
+
+    def _judge_target(
+        self, snapshot: Snapshot, decision: Decision, guest: GuestSnapshot, command: SetTarget
+    ) -> None:
+        name, target_kib, actual_kib = guest.name, command.target_kib, guest.vm.actual_kib
+        heard = guest.report is not None and guest.report.arrived_s > self._began_s
+        may_move = heard or guest.released or name in self._target
+        require(may_move, "I7", f"{name} is moved before anything was heard of it")
+        if target_kib > actual_kib:
+            most_kib = max(guest.settings.maximum_kib, self._stepped_from.get(name, 0))
+            require(guest.released or target_kib <= most_kib, "I2", f"{name} is lifted above its maximum")
+        elif target_kib < actual_kib:
+            self._judge_step_down(snapshot, guest, target_kib)
+            self._judge_consent(snapshot, guest, target_kib)
+            self._judge_starved(decision, snapshot, guest, target_kib)
+            self._stepped_s[name] = snapshot.now_s
+            self._stepped_from[name] = actual_kib
+        self._target[name] = target_kib
+        self._relies_on.pop(name, None)
+        if target_kib < actual_kib and guest.agent.link is LinkState.LIVE and guest.agent.consent is not None:
+            self._relies_on[name] = guest.agent.consent.gen
+
+    def _judge_step_under_way(self, snapshot: Snapshot, guest: GuestSnapshot) -> None:
+        """I3: where consent has ended, the hypervisor's target is no longer below the size reached."""
+        gen = self._relies_on.get(guest.name)
+        if gen is None or guest.vm.run_state is not RunState.RUNNING or guest.booking.claimed:
+            return
+        if guest.vm.actual_kib <= self._target[guest.name] + 1024:
+            del self._relies_on[guest.name]  # arrived: what comes later is another matter
+            return
+        consent = guest.agent.consent
+        holds = consent is not None and consent.gen == gen and snapshot.now_s < consent.expires_s
+        require(holds, "I3", f"{guest.name}: its step goes on without its consent")
+
+    def _judge_step_down(self, snapshot: Snapshot, guest: GuestSnapshot, target_kib: int) -> None:
+        name, now_s, report = guest.name, snapshot.now_s, guest.report
+        least_kib = guest.settings.minimum_kib
+        if report is not None and report.floor_kib is not None:
+            least_kib = max(least_kib, report.floor_kib)
+        require(target_kib >= least_kib, "I2", f"{name} is sent below its floor, to {target_kib}")
+        require(report is not None, "I3", f"{name} is shrunk and never reported")
+        assert report is not None
+        require(not guest.booking.claimed, "I3", f"{name} is shrunk while it boots")
+        require(now_s - guest.vm.boot_began_s >= 30.0, "I3", f"{name} is shrunk within 30 s of its boot")
+        require(report.arrived_s > self._stepped_s.get(name, 0.0), "I3", f"{name}: no report since the last step")
+        require(now_s - report.arrived_s <= 3.0, "I3", f"{name} is shrunk on an old report")
+        live = guest.agent.link is LinkState.LIVE
+        require(live or report.kind is ReportKind.STATISTICS, "I3", f"{name}: report of an agent that is not there")
+        this_session = report.kind is ReportKind.STATISTICS or report.arrived_s >= guest.agent.live_since_s
+        require(this_session, "I3", f"{name}: the report is older than the session")
+        gives_way = guest.vm.deflate_on_oom is True or guest.settings.shrink_without_deflate_on_oom
+        require(gives_way, "I3", f"{name} is shrunk with deflate-on-oom off")
+        require(not guest.released, "I7", f"{name} is shrunk although released")
+
+    def _judge_consent(self, snapshot: Snapshot, guest: GuestSnapshot, target_kib: int) -> None:
+        if guest.agent.link is not LinkState.LIVE:
+            return
+        consent = guest.agent.consent
+        require(consent is not None, "I3", f"{guest.name} is shrunk without its consent")
+        assert consent is not None
+        require(consent.gen == self._asked_gen.get(guest.name), "I3", f"{guest.name} consented to something else")
+        require(not consent.refused, "I3", f"{guest.name} refused and is shrunk")
+        require(snapshot.now_s < consent.expires_s, "I3", f"{guest.name}: its consent has ended")
+        require(target_kib >= consent.effective_kib, "I3", f"{guest.name} is sent below what it agreed to")
+
+    def _judge_starved(
+        self, decision: Decision, snapshot: Snapshot, guest: GuestSnapshot, target_kib: int
+    ) -> None:
+        needs_kib = self._needs_kib(guest)
+        if target_kib >= needs_kib:
+            return
+        for other, decided in zip(snapshot.guests, decision.guests, strict=True):
+            if other.name == guest.name or not decided.shrinkable or other.demand is None:
+                continue
+            if other.refuses:
+                continue  # who was asked in vain is not waited for
+            least_kib = max(self._needs_kib(other), decided.floor_kib)
+            require(
+                other.booking.assigned_kib <= least_kib + TOLERANCE_KIB,
+                "I4",
+                f"{guest.name} is sent below its demand while {other.name} holds more than it needs",
+            )
+
+    @staticmethod
+    def _needs_kib(guest: GuestSnapshot) -> int:
+        return min(guest.demand.demand_kib, guest.settings.maximum_kib) if guest.demand else 0
