@@ -1,0 +1,76 @@
+# ballonet's development commands. `make venv` sets up .venv and nothing else; every other target needs it.
+PYTHON  ?= /usr/bin/python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+MEMBERS := protocol guest_agent host_coord
+JSON    ?=
+
+# What real guests need on a Debian host: the emulator, and what builds the guest's image.
+VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
+
+.PHONY: venv venv-packages vm-packages demo test test-fast bench image clean
+
+# $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
+# that does it and go on; what cannot run for lack of a package says so itself.
+define need
+	@missing=; \
+	for package in $(1); do \
+	    dpkg-query --show --showformat='$${db:Status-Status}\n' $$package 2>/dev/null | grep -qx installed \
+	        || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "make: installing$$missing ($(2))"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq -y --no-install-recommends $$missing </dev/null \
+	        || echo "make: apt-get could not; going on without$$missing"; \
+	else \
+	    echo "make: missing for $(2); as root:"; \
+	    echo "    apt-get update && apt-get install -y --no-install-recommends$$missing"; \
+	fi
+endef
+
+venv: $(STAMP)
+
+$(STAMP): requirements-dev.txt $(MEMBERS:%=%/pyproject.toml) | venv-packages
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt $(MEMBERS:%=-e ./%)
+	touch $@
+
+# A fresh Debian's python3 comes without ensurepip, and a venv made without it has no pip.
+venv-packages:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || $(MAKE) --no-print-directory install-venv-packages
+
+.PHONY: install-venv-packages
+install-venv-packages:
+	$(call need,python3-venv,the development environment)
+
+vm-packages:
+	$(call need,$(VM_PACKAGES),real guests)
+
+# Everything: linters, types, contracts, unit and property tests, the simulated end to end, real guests.
+test: venv vm-packages
+	$(BIN)/python -m pytest
+
+# The same without virtual machines.
+test-fast: venv
+	$(BIN)/python -m pytest -m "not vm and not slow"
+
+# All that building and testing leave in the tree; the venv stays, and the guest image in ~/.cache/ballonet.
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(MEMBERS:%=%/build) $(MEMBERS:%=%/dist)
+	find $(MEMBERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Build the guest image of the demo and the real-guest tests now. It is cached, and both build it when they need it.
+image: venv vm-packages
+	$(BIN)/python -m ballonet_host_coord.demo.image
+
+# The main job before your eyes: two real guests, one budget. JSON=FILE writes the verdict for programs.
+demo: venv vm-packages
+	$(BIN)/ballonet demo $(if $(JSON),--json $(JSON))
+
+# Measure against a baseline in the same run. JSON=FILE writes the figures; nothing is asserted.
+bench: venv vm-packages
+	$(BIN)/python tests/bench/run.py $(if $(JSON),--json $(JSON))

@@ -1,0 +1,153 @@
+"""How fast need becomes a command: in the guest up to the DEMAND's write, on the host up to QMP."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import trio
+from house import AGENT_UNIT, GUEST_FOLDER, MIB, STEP_KIB, House
+from house import NAME as GUEST
+from steps import GIVE_UP_S
+
+from ballonet_host_coord.model import SetTarget
+from ballonet_host_coord.qmp import QmpClient
+from ballonet_host_coord.session import AgentSession
+
+NAME = "latency"
+STEPS, QUICK_STEPS = 6, 2
+SHORTAGES, QUICK_SHORTAGES = 12, 3
+SHORT_FOR_S = 3.0
+"""A shortage that nobody answers goes on: each window of the trigger fires again, under the worst conditions."""
+QUIET_S = 1.5
+SAME_STALL_NS = 500_000_000
+"""Stalls closer together than the trigger's window are one."""
+
+Noted = list[tuple[int, int]]
+
+
+async def measure(house: House) -> None:
+    count, shortages = (QUICK_STEPS, QUICK_SHORTAGES) if house.quick else (STEPS, SHORTAGES)
+    probe, stalls = await house.put("probe.py"), await house.put("stalls.py")
+    await house.systemctl(f"stop {AGENT_UNIT}")
+    # As the service runs it: what protects the agent's answer in a shortage is part of what is measured.
+    start = "systemd-run --quiet --collect --property=OOMScoreAdjust=-900"
+    await house.guest.run(f"{start} --unit=bench-agent python3 {probe} {GUEST_FOLDER}/probe.json")
+    await house.guest.run(f"{start} --unit=bench-stalls python3 {stalls} {GUEST_FOLDER}/stalls.json")
+    held_ns = []
+    stamps = HostStamps()
+    try:
+        with stamps.taken():
+            for index in range(count):
+                await house.squeeze()
+                async with house.served() as coordinator:
+                    coordinator.on_turn = stamps.turned
+                    await trio.sleep(QUIET_S)
+                    held_ns.append(await _hold(house, GIVE_UP_S))
+                house.say(f"{NAME}: answered step {index + 1} of {count}")
+        await house.squeeze()
+        async with house.served(observe=True):
+            for index in range(shortages):
+                await trio.sleep(QUIET_S)
+                held_ns.append(await _hold(house, SHORT_FOR_S))
+                await house.guest.hold(0)
+                house.say(f"{NAME}: observed shortage {index + 1} of {shortages}")
+    finally:
+        await house.systemctl("stop bench-agent bench-stalls")
+        await house.systemctl(f"start {AGENT_UNIT}")
+    stamped = await house.fetch("probe.json")
+    noted = [(at, total) for at, total in await house.fetch("stalls.json")]
+    _add_guest_figures(house, held_ns, stamped, noted)
+    house.findings.add(NAME, "DEMAND in -> QMP balloon command out", "ms", [s * 1e3 for s in stamps.samples])
+
+
+async def _hold(house: House, give_up_s: float) -> tuple[float, float]:
+    """Beginning and end by the guest's clock, in ns."""
+    answer = await house.guest.hold(STEP_KIB // MIB, give_up_s)
+    return answer["start_s"] * 1e9, answer["end_s"] * 1e9
+
+
+def _add_guest_figures(
+    house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted
+) -> None:
+    add = house.findings.add
+    triggers = stamped["triggers"]
+    written = [(at, then) for at, then in triggers if then is not None]
+    add(NAME, "PSI trigger -> DEMAND written", "ms", [(then - at) / 1e6 for at, then in written])
+    add(NAME, "triggers held back (four DEMANDs a second)", "count", [len(triggers) - len(written)])
+    waits: list[float] = []
+    costs: list[float] = []
+    warned = calm = 0
+    for began, ended in held_ns:
+        demands = [at for at, _ in stamped["demands"] if began <= at <= ended]
+        onset = next((at for at in onsets(noted) if began <= at <= ended), None)
+        if onset is None or (demands and demands[0] < onset):
+            warned += bool(demands)
+            calm += not demands
+        elif demands:
+            waits.append((demands[0] - onset) / 1e6)
+            costs.append((total_at(noted, demands[0]) - total_at(noted, onset)) / 1e3)
+    add(NAME, "stall onset -> first DEMAND written", "ms", waits, "no step stalled before its first DEMAND")
+    add(NAME, "time stalled between the two", "ms", costs, "no step stalled before its first DEMAND")
+    add(NAME, "steps whose DEMAND came before any stall", "count", [warned])
+    add(NAME, "steps with neither", "count", [calm])
+
+
+def onsets(noted: Noted) -> Iterator[float]:
+    """When stalls began after quiet: the counter's rise at the first look that saw one, taken back from there."""
+    risen_ns = float("-inf")
+    for (before, total), (at, now) in itertools.pairwise(noted):
+        if now > total:
+            if before - risen_ns >= SAME_STALL_NS:
+                yield max(before, at - (now - total) * 1000)
+            risen_ns = at
+
+
+def total_at(noted: Noted, at: float) -> float:
+    """The counter at a moment, between two looks in proportion."""
+    place = bisect_right(noted, (at, float("inf")))
+    if place in (0, len(noted)):
+        return noted[max(0, place - 1)][1]
+    (t0, v0), (t1, v1) = noted[place - 1], noted[place]
+    return v0 + (v1 - v0) * (at - t0) / (t1 - t0)
+
+
+class HostStamps:
+    """Times from bytes that hold a DEMAND to the `balloon` command that it caused, in the service's own process."""
+
+    def __init__(self) -> None:
+        self.samples: list[float] = []
+        self._since_s: float | None = None
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """The two places are wrapped while this lasts."""
+        received, send = AgentSession.received, QmpClient._send
+
+        def stamped_received(session: AgentSession, data: bytes, now_s: float) -> None:
+            began_s = time.perf_counter()
+            received(session, data, now_s)
+            if session.wishes and self._since_s is None:
+                self._since_s = began_s
+
+        async def stamped_send(client: QmpClient, line: bytes) -> None:
+            await send(client, line)
+            if self._since_s is not None and b'"execute": "balloon"' in line:
+                self.samples.append(time.perf_counter() - self._since_s)
+                self._since_s = None
+
+        AgentSession.received = stamped_received  # type: ignore[method-assign, assignment]
+        QmpClient._send = stamped_send  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            AgentSession.received, QmpClient._send = received, send  # type: ignore[method-assign]
+
+    def turned(self, _snapshot: Any, _decision: Any, commands: list[Any]) -> None:
+        """A DEMAND that caused no command has no latency: the guest has been given that much already."""
+        if not any(isinstance(command, SetTarget) and command.guest == GUEST for command in commands):
+            self._since_s = None

@@ -1,0 +1,86 @@
+"""The Makefile installs what is missing when it may, and otherwise says the one line that does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ballonet_host_coord.demo import requirements
+
+ROOT = Path(__file__).resolve().parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def make(tmp_path: Path, *words: str, **fakes: str) -> tuple[str, str]:
+    """Run make with some programs replaced by shell lines; return its output and what fakes wrote to $LOG."""
+    programs, log = tmp_path / "bin", tmp_path / "log"
+    programs.mkdir()
+    log.touch()
+    for name, line in fakes.items():
+        program = programs / name.replace("_", "-")
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "LOG": str(log)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, log.read_text()
+
+
+def vm_packages() -> str:
+    """What the Makefile wants for real guests, as apt-get's arguments."""
+    (packages,) = re.findall(r"^VM_PACKAGES := (.*)$", MAKEFILE, re.MULTILINE)
+    return str(packages)
+
+
+def test_make_and_the_demo_want_the_same_packages() -> None:
+    """What make installs for real guests is what the demo and the tests look for."""
+    assert set(vm_packages().split()) == set(requirements.TO_RUN | requirements.TO_BUILD)
+
+
+def test_a_user_is_told_the_apt_line(tmp_path: Path) -> None:
+    """Without root make installs nothing, prints the command that would, and goes on."""
+    said, ran = make(tmp_path, "vm-packages", id="echo 1000", dpkg_query="exit 1", apt_get='echo "$@" >>"$LOG"')
+    assert ran == ""
+    assert f"apt-get update && apt-get install -y --no-install-recommends {vm_packages()}" in said
+
+
+def test_root_installs_what_is_missing(tmp_path: Path) -> None:
+    """As root make refreshes the lists and installs every missing package, asking nothing."""
+    ran = make(tmp_path, "vm-packages", id="echo 0", dpkg_query="exit 1", apt_get='echo "$@" >>"$LOG"')[1]
+    update, install = ran.splitlines()
+    assert update.startswith("update")
+    assert install.endswith(f"-y --no-install-recommends {vm_packages()}")
+
+
+def test_nothing_is_done_when_nothing_is_missing(tmp_path: Path) -> None:
+    """With every package there make neither installs nor speaks."""
+    said, ran = make(tmp_path, "vm-packages", id="echo 0", dpkg_query="echo installed", apt_get='echo "$@" >>"$LOG"')
+    assert ran == ""
+    assert "apt-get" not in said
+
+
+def test_a_failed_install_does_not_end_the_run(tmp_path: Path) -> None:
+    """Where apt-get cannot install, make says so and goes on: what needs the packages skips or fails by itself."""
+    said, _ = make(tmp_path, "vm-packages", id="echo 0", dpkg_query="exit 1", apt_get="exit 100")
+    assert "going on without" in said
+
+
+def test_ci_runs_make_test() -> None:
+    """CI runs the one command that a developer runs, and nothing else."""
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    commands = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert commands == ['cd "$(dirname "$0")/.." && exec make test']
+
+
+@pytest.mark.parametrize("target", ["venv", "demo", "test", "test-fast", "bench", "image", "clean"])
+def test_target_exists(target: str) -> None:
+    """Every target that the documents promise has a rule."""
+    assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)

@@ -1,0 +1,200 @@
+"""The README's commands and settings are ones that work."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ballonet_host_coord.config import GUEST_KEYS, HOST_KEYS, TomlSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+# Debian 12 packages that the README installs. Each was looked up there; a new one wants the same.
+PACKAGES = {
+    "python3-click", "python3-msgpack", "python3-pip", "python3-setuptools", "python3-venv", "python3-wheel",
+}  # fmt: skip
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of the README in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every shell command of the README as words, comments gone and continued lines joined."""
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def _make(words: list[str]) -> None:
+    targets = [word for word in words if "=" not in word]
+    phony = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split())
+    assert set(targets) <= phony
+    dry = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert dry.returncode == 0, dry.stderr
+
+
+def _apt_get(words: list[str]) -> None:
+    assert words[:3] == ["install", "-y", "--no-install-recommends"]
+    assert set(words[3:]) <= PACKAGES
+
+
+def _pip(words: list[str]) -> None:
+    known = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--help"], capture_output=True, text=True, check=True
+    )
+    assert words[0] == "install"
+    for word in words[1:]:
+        assert word in known.stdout if word.startswith("-") else (ROOT / word / "pyproject.toml").is_file()
+
+
+def _our_command(command: str) -> Callable[[list[str]], None]:
+    def check(words: list[str]) -> None:
+        path = [word for word in words[:1] if not word.startswith("-")]
+        done = subprocess.run([str(BIN / command), *path, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+            assert re.search(rf"{option}\b", done.stdout), f"{command} {path} does not know {option}"
+
+    return check
+
+
+def _install(words: list[str]) -> None:
+    assert words[:2] == ["-m", "644"]
+    source, target = words[2:]
+    assert (ROOT / source).is_file()
+    assert target.startswith("/etc/")
+
+
+def _python3(words: list[str]) -> None:
+    assert words[:2] == ["-m", "venv"]
+
+
+# Commands of the system's that the README may use as they are.
+SYSTEM = {
+    "systemd-sysusers": [],
+    "systemctl": ["daemon-reload"],
+    "udevadm": ["control --reload", "trigger --subsystem-match=virtio-ports --action=add"],
+    "ln": ["-s /opt/ballonet/bin/ballonet /usr/local/bin/ballonet"],
+}
+
+
+def _system(command: str) -> Callable[[list[str]], None]:
+    def check(words: list[str]) -> None:
+        assert " ".join(words) in SYSTEM[command] or not (words or SYSTEM[command])
+
+    return check
+
+
+def _checked_by_running(words: list[str]) -> None:
+    """QEMU's command line: test_qemu_takes_the_readmes_options starts it."""
+    assert words == qemu_options()
+
+
+KNOWN: dict[str, Callable[[list[str]], None]] = {
+    "make": _make,
+    "apt-get": _apt_get,
+    "pip": _pip,
+    "/opt/ballonet/bin/pip": _pip,
+    "ballonet": _our_command("ballonet"),
+    "ballonet-agent": _our_command("ballonet-agent"),
+    "install": _install,
+    "python3": _python3,
+    "qemu-system-x86_64": _checked_by_running,
+    **{command: _system(command) for command in SYSTEM},
+}
+
+
+def qemu_options() -> list[str]:
+    """What the README gives QEMU, without the program's name."""
+    return next(words[1:] for words in commands() if words[0] == "qemu-system-x86_64")
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_command_is_one_that_works(words: list[str]) -> None:
+    """Every command in the README exists, with the options and files that it names."""
+    program, *rest = words
+    assert program in KNOWN, "say in KNOWN how this command is checked"
+    KNOWN[program](rest)
+
+
+def test_the_two_commands_are_there() -> None:
+    """The README names the demo and the tests as the first things to run."""
+    assert [words[:2] for words in commands()[:2]] == [["make", "demo"], ["make", "test"]]
+
+
+def test_settings_example_is_twelve_lines_for_two_guests(tmp_path: Path) -> None:
+    """The settings example is short and accepted, and its budget is less than what the guests may have together."""
+    (example,) = blocks("toml")
+    file = tmp_path / "coordinator.toml"
+    file.write_text(example)
+    settings = TomlSettings(file)
+    loaded = settings.load()
+    assert len(example.splitlines()) == 12
+    assert settings.warnings == ()
+    assert [guest.name for guest in loaded.guests] == ["alpha", "beta"]
+    assert loaded.host.budget_kib is not None
+    assert loaded.host.budget_kib < sum(guest.maximum_kib for guest in loaded.guests)
+
+
+def test_every_setting_is_named() -> None:
+    """The README's table has every key that the coordinator's settings know, and no other."""
+    rows = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+    named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert named == set(HOST_KEYS) | set(GUEST_KEYS)
+
+
+def _qmp(path: Path, *requests: str) -> list[dict[str, Any]]:
+    """Send commands to a QMP socket and return their replies, without greeting and events."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(path))
+        stream = client.makefile("rw", encoding="utf-8")
+        replies = []
+        for request in ("qmp_capabilities", *requests):
+            print(json.dumps({"execute": request}), file=stream, flush=True)
+            while "return" not in (reply := json.loads(stream.readline())) and "error" not in reply:
+                pass
+            replies.append(reply)
+    return replies[1:]
+
+
+@pytest.mark.vm
+def test_qemu_takes_the_readmes_options(tmp_path: Path) -> None:
+    """QEMU starts with the README's options, held before its first instruction, with balloon, port and QMP."""
+    qemu = shutil.which("qemu-system-x86_64")
+    if qemu is None:
+        assert os.environ.get("CI") != "true", "qemu-system-x86_64 is missing"
+        pytest.skip("apt-get install qemu-system-x86")
+    options = [
+        word.replace("/run/vm/", f"{tmp_path}/").replace("alpha.img", f"{tmp_path}/alpha.img")
+        for word in qemu_options()
+    ]
+    options[options.index("kvm")] = "tcg"
+    (tmp_path / "alpha.img").write_bytes(bytes(1 << 20))
+    pidfile = tmp_path / "pid"
+    # -daemonize returns when the sockets listen, so nothing waits for them here.
+    started = subprocess.run(
+        [qemu, *options, "-daemonize", "-pidfile", str(pidfile)], capture_output=True, text=True, check=False
+    )
+    assert started.returncode == 0, started.stderr
+    try:
+        balloon, status, ports = _qmp(tmp_path / "alpha.qmp", "query-balloon", "query-status", "query-chardev")
+    finally:
+        os.kill(int(pidfile.read_text()), signal.SIGTERM)
+    assert balloon["return"] == {"actual": 1 << 30}
+    assert status["return"]["status"] == "prelaunch"
+    assert any(f"{tmp_path}/alpha.agent" in port["filename"] for port in ports["return"])

@@ -1,0 +1,154 @@
+"""The guest that the demo and the other real-guest tests stand on: it boots, and its parts do what they say."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from ballonet_host_coord.demo.machine import MachineError, MachineSpec
+
+RAM_KIB = 512 * 1024
+HELD_MIB = 200
+
+
+@dataclass
+class Seen:
+    """What one boot of the guest showed; the tests below read it."""
+
+    output: dict[str, str] = field(default_factory=dict)
+    actual_kib: dict[str, int] = field(default_factory=dict)
+    held: dict[str, Any] = field(default_factory=dict)
+    released: dict[str, Any] = field(default_factory=dict)
+    killed: dict[str, Any] = field(default_factory=dict)
+    after_kill: dict[str, Any] = field(default_factory=dict)
+    counters: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
+    pid: int = 0
+    qemu_ended: bool = False
+
+
+COMMANDS = {
+    # It is Type=notify: up once its interpreter is, 3 s after udev saw the port under emulation.
+    "agent starts": "until systemctl is-active --quiet ballonet-guest-agent.service; do sleep 0.1; done",
+    "agent": "systemctl show -P ActiveState -P User ballonet-guest-agent.service",
+    "agent's python": "systemctl show -P ExecStart ballonet-guest-agent.service",
+    "compared agent": "systemctl is-active qemu-guest-agent.service || true",
+    "swap": "swapon --show=SIZE --bytes --noheadings",
+    "failed": "systemctl --failed --no-legend --plain",
+    "root is": "findmnt -n -o SOURCE,OPTIONS /",
+    "balloon": "cat /sys/bus/virtio/drivers/virtio_balloon/virtio*/features",
+    "release": ". /etc/os-release; echo $VERSION_ID",
+}
+
+
+@pytest.fixture(scope="module")
+def seen(machines, play) -> Seen:
+    async def boot() -> Seen:
+        seen = Seen()
+        async with machines(MachineSpec("image", RAM_KIB)) as machine:
+            seen.pid = machine.pid
+            await machine.monitor.set_balloon(RAM_KIB * 3 // 4)
+            seen.actual_kib["waiting"] = await machine.monitor.actual_kib()
+            await machine.monitor.call("cont")
+            async with machine.guest() as guest:
+                for name, command in COMMANDS.items():
+                    seen.output[name] = (await guest.run(command)).strip()
+                seen.held = await guest.hold(HELD_MIB)
+                seen.counters = await guest.counters()
+                seen.released = await guest.hold(0)
+                try:
+                    await guest.run("exit 3")
+                except MachineError as fault:
+                    seen.fault = str(fault)
+                await guest.run(f"kill -9 {(await guest.state())['holder_pid']}")
+                while not seen.killed.get("deaths"):
+                    seen.killed = await guest.state()
+                seen.after_kill = await guest.hold(8)
+                seen.actual_kib["up"] = await machine.monitor.actual_kib()
+        seen.qemu_ended = machine.process.returncode is not None
+        return seen
+
+    return play(boot)
+
+
+def test_it_is_debian_12_with_nothing_broken(seen):
+    """The guest is the Debian that users run, and every service of it that was started works."""
+    assert seen.output["release"] == "12"
+    assert seen.output["failed"] == ""
+
+
+def test_the_agent_runs_as_the_guests_own_service(seen):
+    """The port alone starts the agent, with Debian's python3 and as its own user."""
+    assert set(seen.output["agent"].splitlines()) == {"active", "_ballonet-agent"}
+    assert "/usr/bin/python3" in seen.output["agent's python"]
+
+
+def test_the_compared_agent_stays_off_without_its_port(seen):
+    """qemu-guest-agent costs nothing in guests that are not there to measure it."""
+    assert seen.output["compared agent"] == "inactive"
+
+
+def test_swap_is_on(seen):
+    """A guest has swap, as the demo promises."""
+    assert int(seen.output["swap"]) >= 400 << 20
+
+
+def test_the_balloon_may_deflate_on_oom(seen):
+    """The driver negotiated feature 2, without which a shrink would take memory for good."""
+    assert seen.output["balloon"][2] == "1"
+
+
+def test_a_target_set_before_the_first_instruction_arrives(seen):
+    """A waiting VM takes a target; it is reached once the driver is there."""
+    assert seen.actual_kib["waiting"] == RAM_KIB
+    assert seen.actual_kib["up"] == RAM_KIB * 3 // 4
+
+
+def test_the_workload_really_has_what_it_holds(seen):
+    """Memory counts as held when it is resident, written page by page."""
+    assert seen.held["held_kib"] == HELD_MIB * 1024
+    assert seen.held["rss_kib"] >= HELD_MIB * 1024
+    assert seen.held["swap_kib"] == 0
+    assert 0 < seen.held["touched_s"] <= seen.held["usable_s"]
+    assert 0 < seen.held["longest_stall_us"] <= seen.held["touched_s"] * 1e6
+    assert seen.counters["meminfo"]["AnonPages"] >= HELD_MIB * 1024
+    assert seen.counters["vmstat"]["oom_kill"] == 0
+    assert seen.counters["psi"].startswith("some ")
+
+
+def test_the_workload_gives_all_of_it_back(seen):
+    """Released memory is the guest's again at once."""
+    assert seen.released["held_kib"] == 0
+    assert seen.released["rss_kib"] < 32 * 1024
+
+
+def test_the_workload_outlives_its_holder(seen):
+    """When the kernel kills the process that holds the memory, that is reported and the next command works."""
+    assert seen.killed["deaths"] == 1
+    assert seen.after_kill["held_kib"] == 8 * 1024
+
+
+def test_a_failing_command_is_an_error_with_its_code(seen):
+    """What fails in the guest fails the test that asked for it."""
+    assert "exit code 3" in seen.fault
+
+
+def test_qemu_ends_with_its_context(seen):
+    """No process stays behind."""
+    assert seen.qemu_ended
+
+
+def test_a_guest_without_swap_does_not_wait_for_it(machines, play):
+    """Without the swap disk the guest boots as fast, and has none."""
+
+    async def boot() -> str:
+        async with machines(MachineSpec("bare", RAM_KIB, swap=False, waiting=False)) as machine:
+            begun = time.monotonic()
+            async with machine.guest(within_s=60) as guest:
+                assert time.monotonic() - begun < 60
+                return await guest.run("swapon --show --noheadings")
+
+    assert play(boot) == ""
