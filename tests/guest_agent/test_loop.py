@@ -14,7 +14,7 @@ import pytest
 from ballonet_guest_agent.actions import Identity, Instant
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import AgentSettings
-from ballonet_guest_agent.loop import EXIT_STUCK, QUEUE_BYTES, Loop, read_clocks
+from ballonet_guest_agent.loop import EXIT_STUCK, LOOK_AGAIN_S, LOOK_FOR_HOST_S, QUEUE_BYTES, Loop, read_clocks
 from ballonet_guest_agent.port import AWAY
 from ballonet_guest_agent.unixport import UnixPort
 from ballonet_protocol import COORDINATOR, Connection, Demand, Hello, HelloAck, HelloReq, Message, Ping, Report
@@ -228,13 +228,45 @@ def test_host_away_is_not_the_end(rig: Rig) -> None:
 
 
 def test_lost_edge(rig: Rig) -> None:
-    """A host that comes without any edge is noticed by the timer, within five seconds."""
-    rig.port.reads = [AWAY]
+    """A host that comes without any edge is noticed by the timer, within fifteen seconds and not at every turn."""
+    rig.port.reads = [AWAY, AWAY]  # the second answers the edge of the registration
     rig.loop.turn(0)
-    assert rig.loop._wait_s(rig.clock()) <= 5.0
-    rig.clock.seconds += 5.0
+    rig.loop.turn(0)
+    assert 5.0 < rig.loop._wait_s(rig.clock()) <= LOOK_FOR_HOST_S
+    rig.clock.seconds += LOOK_FOR_HOST_S - 0.1
+    rig.loop.turn(0)
+    assert rig.heard() == []
+    rig.clock.seconds += 0.1
     rig.loop.turn(0)
     assert [type(message) for message in rig.heard()] == [HelloReq]
+
+
+def test_lost_hang_up(served: Rig) -> None:
+    """A host that leaves without any edge is noticed by the timer within five seconds."""
+    served.port.reads = [AWAY]
+    served.clock.seconds += LOOK_AGAIN_S - 0.1
+    served.loop.turn(0)
+    assert served.agent.session.live
+    served.clock.seconds += 0.1
+    served.loop.turn(0)
+    assert not served.agent.session.live
+
+
+def test_watchdog_rides_with_other_wake_ups(rig: Rig, monkeypatch) -> None:
+    """A minute without a host takes four wake-ups, and the service manager hears of life in each of them."""
+    told: list[str] = []
+    monkeypatch.setattr("ballonet_guest_agent.loop.notify", told.append)
+    rig.loop._watchdog_s = 15.0  # WatchdogSec=30
+    rig.port.reads = [AWAY] * 9
+    rig.loop.turn(0)
+    told.clear()
+    wakes, end_s = 0, rig.clock.seconds + 60.0
+    while rig.clock.seconds < end_s:
+        rig.clock.seconds += rig.loop._wait_s(rig.clock())
+        rig.loop.turn(0)
+        wakes += 1
+    assert wakes <= 5
+    assert told == ["WATCHDOG=1"] * wakes
 
 
 def test_unplugged(served: Rig) -> None:

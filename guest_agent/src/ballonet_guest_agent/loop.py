@@ -3,7 +3,8 @@
     wait -> PSI event first: sample, DEMAND -> port: read until empty -> deadline: tick -> write
 
 Edges, because a level-triggered wait on a port whose host is away returns at once, for ever. An edge can be lost (a
-host that leaves while the guest sleeps raises none), so the port is looked at every five seconds anyway. Nothing here
+host that leaves while the guest sleeps raises none), so the port is looked at every five seconds anyway, and every
+fifteen while no host is there. Nothing here
 blocks: a descriptor that takes no bytes keeps its frames in a queue of 32 KiB, and what does not fit is dropped whole.
 """
 
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
-#: The timer behind the edges.
+#: The timer behind the edges while a host is thought to be there.
 LOOK_AGAIN_S = 5.0
+#: The same while none is. A host that comes raises two edges, by connecting and by its HELLO, and it repeats the HELLO
+#: within as long as this; so little is at stake, and each look costs an idle guest a wake-up.
+LOOK_FOR_HOST_S = 15.0
 #: Frames waiting for a port that does not take them; a quarter of the driver's ring.
 QUEUE_BYTES = 32 * 1024
 #: A port that takes nothing for this long is closed and opened again; twice in a row, and only a new process helps.
@@ -119,7 +123,7 @@ class Loop:
             os.close(write_end)
         return self.exit_code
 
-    def turn(self, longest_s: float = LOOK_AGAIN_S) -> None:
+    def turn(self, longest_s: float = LOOK_FOR_HOST_S) -> None:
         """One wait, at most `longest_s`, and everything that is due after it."""
         events = self._epoll.poll(min(longest_s, self._wait_s(self._now())))
         fds = [fd for fd, _ in events]
@@ -130,7 +134,7 @@ class Loop:
         if self._port.listener_fileno() in fds:
             self._accept()
         now_s = self._now().monotonic_s
-        look = now_s >= self._look_s + LOOK_AGAIN_S
+        look = now_s >= self._look_due_s()
         if look:
             self._look_s = now_s
         if not self._is_open and now_s >= self._open_s:
@@ -144,10 +148,14 @@ class Loop:
         self._check_stuck()
         self._feed_watchdog(now_s)
 
+    def _look_due_s(self) -> float:
+        nobody = self._is_open and not self._host_there
+        return self._look_s + (LOOK_FOR_HOST_S if nobody else LOOK_AGAIN_S)
+
     def _wait_s(self, now: Instant) -> float:
         if self._more:
             return 0.0
-        due_s = self._look_s + LOOK_AGAIN_S
+        due_s = self._look_due_s()
         if not self._is_open:
             due_s = min(due_s, self._open_s)
         if self._stuck_since_s is not None:
@@ -175,7 +183,8 @@ class Loop:
         self.exit_code = EXIT_STOPPED
 
     def _feed_watchdog(self, now_s: float) -> None:
-        if self._watchdog_s is not None and now_s >= self._alive_s + self._watchdog_s:
+        """In time; from half of the time on with any turn, so that waking for this alone is rare."""
+        if self._watchdog_s is not None and now_s >= self._alive_s + self._watchdog_s / 2:
             self._alive_s = now_s
             notify("WATCHDOG=1")
 
