@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,9 +62,10 @@ class Daemon:
         self.process.stderr.close()
         return self.process.wait(10)
 
-    def cpu_s(self) -> float:
-        nanoseconds, _, _ = Path(f"/proc/{self.process.pid}/schedstat").read_text().split()
-        return int(nanoseconds) / 1e9
+    def wake_ups(self) -> int:
+        """How often the process has gone to sleep and been woken."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
 
 
 @pytest.fixture
@@ -106,15 +106,17 @@ def test_serves_and_says_goodbye(daemon: Daemon) -> None:
 
 
 def test_no_host_no_work(daemon: Daemon) -> None:
-    """Without a coordinator the process sleeps: well under 0.1 % of a core, also after one has come and gone."""
+    """Without a coordinator the process sleeps, also after one has come and gone: nothing wakes it but its slow timer.
+
+    Wake-ups are counted, since time on a processor says as much of the machine; `tests/vm/test_agent_cost.py` has that.
+    """
     converse(daemon.path, reports=1)[0].close()
-    before = -1.0
-    while (used := daemon.cpu_s()) != before:  # what the leaving causes; the measurement below is of the quiet after it
-        before = used
+    before = -1
+    while (woken := daemon.wake_ups()) != before:  # what the leaving causes; then comes the quiet
+        before = woken
         select.select([], [], [], 0.1)
-    begun = time.monotonic()
-    select.select([], [], [], 6)  # more than one turn of the five-second timer
-    assert (daemon.cpu_s() - before) / (time.monotonic() - begun) < 0.001
+    select.select([], [], [], 6)
+    assert daemon.wake_ups() - before <= 1
 
 
 def test_loads_nothing_dear(tmp_path: Path) -> None:
