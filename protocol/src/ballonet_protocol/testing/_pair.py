@@ -1,20 +1,10 @@
-"""Helpers for testing this library and for testing your own agent or coordinator with it.
-
-    pair = ConnectionPair()
-    pair.open()
-    assert pair.send(AGENT, Event(event="resume", boottime_ms=1)) == [Event(event="resume", boottime_ms=1)]
-
-`load_vectors("frames")` gives the golden frames that every implementation of the wire must decode.
-"""
+"""Two connections back to back, and the messages that open a session between them."""
 
 from __future__ import annotations
 
-import json
-import os
-
-from ._connection import Connection
-from ._framing import VERSION
-from ._messages import AGENT, COORDINATOR, Hello, HelloAck, Limits, Message, Role
+from ballonet_protocol._connection import Connection
+from ballonet_protocol._framing import VERSION
+from ballonet_protocol._messages import AGENT, COORDINATOR, Hello, HelloAck, Limits, Message, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,17 +14,6 @@ if TYPE_CHECKING:
 SESSION = 0x1122334455667788
 NONCE = bytes(range(16))
 BOOT_ID = bytes(range(64, 80))
-
-
-def load_vectors(name: str) -> dict[str, Any]:
-    """The vectors that ship with the library, as parsed JSON. `name` is the file's name without its ending.
-
-    Raises FileNotFoundError for a name that is not there.
-    """
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vectors", f"{name}.json")
-    with open(path, encoding="utf-8") as file:
-        vectors: dict[str, Any] = json.load(file)
-    return vectors
 
 
 def make_hello(**changes: Any) -> Hello:
