@@ -14,10 +14,11 @@ import pytest
 from ballonet_guest_agent.actions import Identity, Instant
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import AgentSettings
-from ballonet_guest_agent.loop import EXIT_STUCK, LOOK_AGAIN_S, LOOK_FOR_HOST_S, QUEUE_BYTES, Loop, read_clocks
+from ballonet_guest_agent.loop import EXIT_STUCK, LOOK_AGAIN_S, LOOK_FOR_HOST_S, Loop, read_clocks
 from ballonet_guest_agent.port import AWAY
 from ballonet_guest_agent.unixport import UnixPort
 from ballonet_protocol import COORDINATOR, Connection, Demand, Hello, HelloAck, HelloReq, Message, Ping, Report
+from ballonet_protocol.limits import QUEUE_BYTES
 
 
 class Clock:

@@ -9,10 +9,12 @@ from ballonet_protocol import (
     AckWhy,
     BalloonAck,
     Connection,
+    ErrorCode,
     Hello,
     HelloAck,
     Limits,
     MemoryReport,
+    RemoteProtocolError,
     Report,
 )
 
@@ -71,3 +73,8 @@ class Channel:
     @property
     def facts(self):
         return self.session.facts()
+
+
+def refuse(connection, message_type, seq, re, untrusted_payload):
+    """Stands in for `Connection._decode`: nothing that the agent says holds."""
+    raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, seq, "no")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_host_coord.arbiter import SETTLING_S, fresh_for_s, one_iteration
+from ballonet_host_coord.arbiter import fresh_for_s, one_iteration
 from ballonet_host_coord.model import (
     AgentFacts,
     Booking,
@@ -21,6 +21,7 @@ from ballonet_host_coord.model import (
     RunState,
     Status,
 )
+from ballonet_protocol.limits import SETTLING_S
 
 from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_snapshot, make_vm
 

@@ -8,16 +8,7 @@ from hypothesis import strategies as st
 
 from ballonet_host_coord import session as session_module
 from ballonet_host_coord.model import LinkState
-from ballonet_host_coord.session import (
-    DEAD_S,
-    FRAMES_BURST,
-    FRAMES_PER_S,
-    HEARTBEAT_S,
-    HELLO_MOST_S,
-    KIB,
-    NOBODY,
-    OUT_MOST_BYTES,
-)
+from ballonet_host_coord.session import KIB, NOBODY
 from ballonet_protocol import (
     AGENT,
     AckStatus,
@@ -36,9 +27,10 @@ from ballonet_protocol import (
     Pong,
     Report,
 )
+from ballonet_protocol.limits import DEAD_S, FRAMES_BURST, FRAMES_PER_S, HEARTBEAT_S, HELLO_LONGEST_S, QUEUE_BYTES
 
 from .builders import MIB
-from .talk import MEMORY, RAM_KIB, Channel
+from .talk import MEMORY, RAM_KIB, Channel, refuse
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def test_hello_is_repeated_with_growing_patience():
         assert [type(message) for message in channel.said()][-1] is Hello
         waits.append(now_s - began_s)
     assert waits[:3] == [1.0, 1.5, 2.25]
-    assert waits[-1] == HELLO_MOST_S
+    assert waits[-1] == HELLO_LONGEST_S
     assert channel.facts.detail == NOBODY
     assert channel.facts.link is LinkState.OPENING
 
@@ -95,7 +87,7 @@ def test_requests_are_answered_once_a_second():
 
 def test_without_that_limit_each_request_would_be_answered(monkeypatch):
     """Were the limit switched off, the check above would fail."""
-    monkeypatch.setattr(session_module, "HELLO_AGAIN_S", 0.0)
+    monkeypatch.setattr(session_module, "RESYNC_EVERY_S", 0.0)
     with pytest.raises(AssertionError):
         check_one_hello_a_second()
 
@@ -104,7 +96,8 @@ def test_agent_that_speaks_in_an_old_session_gets_a_new_one(live):
     """A frame of a foreign session is dropped and answered with a HELLO."""
     stale = live.agent.send(Report(boottime_ms=5, memory=MemoryReport(**MEMORY)))
     live.session.renewed(RAM_KIB, 1.0)
-    live.session.take_output()
+    live.answer_hello(1.0)
+    assert live.said() == []
     live.session.received(stale, 3.0)
     assert live.session.reports == []
     live.answer_hello(3.0)
@@ -308,19 +301,13 @@ def test_bad_frames_cost_as_much_as_good_ones(live):
     assert live.session._tokens == FRAMES_BURST - 4
 
 
-def refuse(connection, message_type, seq, untrusted_payload):
-    from ballonet_protocol import ErrorCode, RemoteProtocolError
-
-    raise RemoteProtocolError(ErrorCode.BAD_MESSAGE, seq, "no")
-
-
 def check_output_bound():
     channel = Channel()
     channel.answer_hello()
     channel.said()
     for token in range(3000):
         channel.say(Ping(token=token), 0.0)
-    assert 0 < len(channel.session.take_output()) <= OUT_MOST_BYTES
+    assert 0 < len(channel.session.take_output()) <= QUEUE_BYTES
 
 
 def test_guest_that_never_reads_costs_a_bounded_amount():
@@ -330,7 +317,7 @@ def test_guest_that_never_reads_costs_a_bounded_amount():
 
 def test_without_the_bound_output_would_pile_up(monkeypatch):
     """Were the bound switched off, the check above would fail."""
-    monkeypatch.setattr(session_module, "OUT_MOST_BYTES", 10**9)
+    monkeypatch.setattr(session_module, "QUEUE_BYTES", 10**9)
     with pytest.raises(AssertionError):
         check_output_bound()
 

@@ -38,6 +38,7 @@ from ballonet_protocol import (
 )
 from ballonet_protocol._codec import encode_message
 from ballonet_protocol._framing import FrameReader, cobs_encode, encode_frame
+from ballonet_protocol._records import MAX_INT
 from ballonet_protocol.testing import (
     SESSION,
     ConnectionPair,
@@ -302,9 +303,36 @@ def test_wrong_direction(pair: ConnectionPair, frame: Callable[..., bytes]) -> N
 
 
 def test_a_bad_error_is_not_answered(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
-    """An ERROR that is itself wrong is dropped and counted: nobody answers an ERROR."""
+    """An ERROR that is itself wrong, of another wire version too, is dropped and counted: nobody answers an ERROR."""
     assert _receives(pair.agent, frame(ErrorMessage, {"code": "x"})) == []
+    assert _receives(pair.agent, frame(ErrorMessage, {"code": 2, "fatal": False}, seq=3, flags=0x8000)) == []
+    body = b"\x02" + bytes([ErrorMessage.TYPE_CODE]) + bytes(14) + b"\x80"
+    other_version = b"\0%b\0" % cobs_encode(body + crc32(body).to_bytes(4, "big"))
+    assert _receives(pair.agent, other_version) == []
+    assert pair.agent.unexpected_frames == 3
+
+
+@pytest.mark.parametrize(
+    "message", [Ping(token=1), Pong(re=1, token=1, boottime_ms=5), ErrorMessage(re=1, code=2, fatal=False)]
+)
+def test_an_echo_of_what_both_may_send(pair: ConnectionPair, message: Message) -> None:
+    """On a line that echoes, our own message is dropped and its number is not taken for the peer's."""
+    for _ in range(30):
+        pair.agent.send(REPORT)
+    echo = pair.agent.send(message)
+    assert _receives(pair.agent, echo) == []
     assert pair.agent.unexpected_frames == 1
+    command = Deflate(gen=1, target_bytes=1, ttl_ms=30_000)
+    assert pair.send(COORDINATOR, command) == [command]
+    assert pair.agent.drops.gap == 0
+
+
+def test_counts_stay_numbers_of_the_wire(pair: ConnectionPair) -> None:
+    """However much was lost, the counts fit into a REPORT."""
+    pair.agent._missing_frames = pair.agent._reader.crc = pair.agent._reader.over = MAX_INT + 7
+    assert pair.agent.drops == Drops(crc=MAX_INT, over=MAX_INT, gap=MAX_INT)
+    report = REPORT.replace(drops=pair.agent.drops)
+    assert pair.send(AGENT, report) == [report]
 
 
 def test_sending_in_the_wrong_role_or_state() -> None:

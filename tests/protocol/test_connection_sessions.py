@@ -19,6 +19,8 @@ from ballonet_protocol import (
     ErrorMessage,
     Hello,
     HelloReq,
+    Inflate,
+    Limits,
     LocalProtocolError,
     MemoryReport,
     Message,
@@ -298,6 +300,74 @@ def test_bye_ends_the_session(pair: ConnectionPair) -> None:
     assert not pair.coordinator.take_unknown_session()
 
 
+def test_a_refused_hello_is_heard_of(frame: Callable[..., bytes]) -> None:
+    """A HELLO that cannot be taken changes nothing; the ERROR reaches whoever sent it, and names no frame."""
+    for payload, flags, code in (
+        ({**HELLO_MAP, "nonce": b"x"}, 1, ErrorCode.BAD_MESSAGE),
+        (HELLO_MAP, 0x8001, ErrorCode.UNSUPPORTED_CRITICAL),
+    ):
+        pair = ConnectionPair()
+        pair.open()
+        error = _raises(pair.agent, frame(Hello, payload, seq=1, flags=flags, session=OTHER_SESSION))
+        assert (error.code, error.re, pair.agent.session) == (code, None, SESSION)
+        sender = Connection(COORDINATOR)
+        sender.open_session(OTHER_SESSION, make_hello())
+        assert _receives(sender, pair.agent.send(error.as_message())) == [error.as_message()]
+        assert pair.send(COORDINATOR, Ping(token=1)) == [Ping(token=1)]
+
+
+def test_late_frames_while_a_hello_is_under_way(pair: ConnectionPair) -> None:
+    """What the agent wrote before it read the HELLO asks for no other session, or a slow line would never have one."""
+    late = pair.agent.send(REPORT)
+    wire = pair.coordinator.open_session(OTHER_SESSION, make_hello())
+    assert _receives(pair.coordinator, late) == []
+    assert not pair.coordinator.take_unknown_session()
+    (hello,) = _receives(pair.agent, wire)
+    assert isinstance(hello, Hello)
+    ack = make_hello_ack(hello)
+    assert pair.send(AGENT, ack) == [ack]
+    assert _receives(pair.coordinator, late) == []
+    assert pair.coordinator.take_unknown_session()
+
+
+def test_a_new_session_begins_anew(pair: ConnectionPair) -> None:
+    """Numbers, limits, the minor and the question about strangers are the session's own."""
+    pair.send(AGENT, REPORT)
+    _receives(pair.agent, Connection(COORDINATOR).open_session(9, make_hello())[:-3] + b"\0")  # damaged
+    pair.coordinator.receive_data(encode_frame(0x10, 0, 9, 77, b"\x80"))
+    assert drain(pair.coordinator) == []
+    hello = make_hello(minor=4, limits=Limits(frame_bytes=1024))
+    ack = pair.open(OTHER_SESSION, hello, minor=5, limits=Limits(frame_bytes=2048))
+    assert (ack.seq, pair.agent.last_seq_sent, pair.coordinator.last_seq_sent) == (0, 1, 1)
+    assert (pair.agent.minor, pair.coordinator.minor) == (4, 4)
+    assert not pair.coordinator.take_unknown_session()
+    for connection, most in ((pair.agent, 1024), (pair.coordinator, 2048)):
+        assert connection._peer_frame_bytes == most
+    wire = pair.coordinator.open_session(SESSION + 2, make_hello())
+    assert pair.coordinator._peer_frame_bytes == 4096
+    assert (pair.coordinator.minor, pair.coordinator.last_seq_sent) == (0, 1)
+    (hello,) = _receives(pair.agent, wire)
+    assert isinstance(hello, Hello)
+    assert (pair.agent.minor, pair.agent.last_seq_sent, pair.agent._peer_frame_bytes) == (0, 0, 4096)
+    pair.send(AGENT, make_hello_ack(hello))
+    assert (pair.agent.drops.gap, pair.coordinator.drops.gap) == (0, 0)
+
+
+def test_commands_of_a_repeated_hello_have_no_second_effect() -> None:
+    """A HELLO that comes twice does not make the commands between news again."""
+    pair = ConnectionPair()
+    wire = pair.coordinator.open_session(SESSION, make_hello())
+    (hello,) = _receives(pair.agent, wire)
+    assert isinstance(hello, Hello)
+    pair.send(AGENT, make_hello_ack(hello))
+    commands = [pair.coordinator.send(Inflate(gen=gen, target_bytes=1, ttl_ms=30_000)) for gen in (1, 2)]
+    assert len(_receives(pair.agent, b"".join(commands))) == 2
+    assert len(_receives(pair.agent, wire)) == 1
+    pair.agent.send(make_hello_ack(hello))
+    assert _receives(pair.agent, b"".join(commands)) == []
+    assert pair.agent.repeated_frames == 2
+
+
 def _flags_and_session(wire: bytes) -> tuple[int, int]:
     reader = FrameReader()
     reader.feed(wire)
@@ -307,17 +377,19 @@ def _flags_and_session(wire: bytes) -> tuple[int, int]:
 
 
 def test_an_error_without_a_session() -> None:
-    """An ERROR travels in session 0 when there is none, and UNKNOWN_SESSION always does; RSP goes with `re`."""
+    """An ERROR travels in session 0 when there is none, it names no frame or is UNKNOWN_SESSION; RSP goes with `re`."""
     stranger = Connection(AGENT)
     pair = ConnectionPair()
     pair.open()
     error = ErrorMessage(re=9, code=ErrorCode.UNKNOWN_SESSION, text="unknown session", fatal=False)
     other = ErrorMessage(code=ErrorCode.BUSY, fatal=False)
+    named = ErrorMessage(re=9, code=ErrorCode.BUSY, fatal=False)
     for sender, message, flags, session in (
         (stranger, error, 2, 0),
         (stranger, other, 0, 0),
         (pair.agent, error, 2, 0),
-        (pair.agent, other, 0, SESSION),
+        (pair.agent, other, 0, 0),
+        (pair.agent, named, 2, SESSION),
     ):
         wire = sender.send(message)
         assert _flags_and_session(wire) == (flags, session)

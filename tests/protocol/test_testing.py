@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ballonet_protocol import AGENT, COORDINATOR, Connection, Event, Hello, Ping, State
+from ballonet_protocol import (
+    AGENT,
+    COORDINATOR,
+    Connection,
+    ErrorMessage,
+    Event,
+    Hello,
+    HelloAck,
+    Ping,
+    State,
+)
+from ballonet_protocol._framing import encode_frame
 from ballonet_protocol.testing import (
     SESSION,
     ConnectionPair,
@@ -56,3 +68,21 @@ def test_vectors(workspace: Path) -> None:
     assert (workspace / "protocol/vectors/frames.json").resolve() == shipped
     with pytest.raises(FileNotFoundError):
         load_vectors("no-such")
+
+
+def test_readme_example(workspace: Path) -> None:
+    """The README's loop answers a HELLO, says one bad frame a second, and reads on behind it."""
+    code = (workspace / "protocol" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(code, "README", "exec"), names)
+    host, written = Connection(COORDINATOR), []
+    bad = encode_frame(Ping.TYPE_CODE, 1, 2, SESSION, b"\x80")
+    names["receive"](host.open_session(SESSION, make_hello()) + bad, 1.0, written.append, make_hello_ack)
+    host.receive_data(b"".join(written))
+    assert [type(message) for message in drain(host)] == [HelloAck, ErrorMessage]
+    written.clear()
+    bad = encode_frame(Ping.TYPE_CODE, 1, 3, SESSION, b"\x80") + encode_frame(2, 1, 1, 9, b"\x80")
+    again = Connection(COORDINATOR)
+    names["receive"](bad + again.open_session(10, make_hello()), 1.5, written.append, make_hello_ack)
+    again.receive_data(b"".join(written))
+    assert [type(message) for message in drain(again)] == [HelloAck]

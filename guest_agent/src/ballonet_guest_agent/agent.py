@@ -18,10 +18,11 @@ from ballonet_guest_agent.consent import Consent, View
 from ballonet_guest_agent.demand import DemandGate
 from ballonet_guest_agent.pressure import Harm
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
-from ballonet_guest_agent.session import DEAD_S, MAJOR, MINOR, NEVER_S, Session, milliseconds
+from ballonet_guest_agent.session import MAJOR, MINOR, NEVER_S, Session, milliseconds
 from ballonet_guest_agent.want import present_kib, shortfall_kib, want_kib
 from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD, Watch
 from ballonet_protocol import (
+    MAX_WIRE_BYTES,
     AckStatus,
     BalloonAck,
     BalloonStatus,
@@ -40,6 +41,14 @@ from ballonet_protocol import (
     SetPolicy,
     Severity,
 )
+from ballonet_protocol.limits import (
+    DEAD_S,
+    HEARTBEAT_S,
+    INFLIGHT_MOST,
+    REPEAT_AFTER_S,
+    REPORT_LEAST_MS,
+    REPORT_MOST_MS,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,12 +56,9 @@ if TYPE_CHECKING:
     from ballonet_guest_agent.config import AgentSettings
     from ballonet_guest_agent.sample import Sample
 
-#: Harm this soon after an inflation is the inflation's; a second after its stop it is the guest's own.
-SELF_INFLICTED_S = 1.0
 #: Without a stall, a shortage is said again when it has grown by this part of the RAM.
 WORSE_PART = 50  # 1/50 = 2 %
 CAPABILITIES = ("psi", "refault", "events")
-REPORT_MS_RANGE = (250, 60_000)
 #: What a coordinator may call dead: not less than its own ping's period, nor so long that a consent outlives it.
 DEAD_MS_RANGE = (2_000, 60_000)
 
@@ -206,7 +212,7 @@ class Agent:
         report_s = max(self._rhythm.due_s(), self.watch.sampled_s + REPORT_CLOSEST_S)
         due_s = min(self.watch.due_s(self._rhythm.period_s), report_s)
         if self._stop is not None:
-            due_s = min(due_s, self._stop[0] + SELF_INFLICTED_S)
+            due_s = min(due_s, self._stop[0] + REPEAT_AFTER_S)
         demand_s = self._gate.due_s()
         return due_s if demand_s is None else min(due_s, demand_s)
 
@@ -220,7 +226,7 @@ class Agent:
         self.consent.reset()
         dead_ms = (limits and limits.dead_ms) or int(DEAD_S * 1000)
         self.session.dead_s = _between(dead_ms, *DEAD_MS_RANGE) / 1000
-        self._rhythm.period_s = _between(report_ms, *REPORT_MS_RANGE) / 1000
+        self._rhythm.period_s = _between(report_ms, REPORT_LEAST_MS, REPORT_MOST_MS) / 1000
         self._ram_kib = None if hello.ram_bytes is None else hello.ram_bytes // 1024
         self._policy_gen = self._policy_floor_kib = self._asked_kib = 0
         self._set_triggers(DEFAULT_SOME_PERMYRIAD, DEFAULT_FULL_PERMYRIAD)
@@ -239,9 +245,9 @@ class Agent:
             total_bytes=(sample.total_kib or 0) * 1024,
             floor_bytes=self._floor_kib(sample) * 1024,
             limits=Limits(
-                frame_bytes=4096,
-                inflight=8,
-                heartbeat_ms=2000,
+                frame_bytes=MAX_WIRE_BYTES,
+                inflight=INFLIGHT_MOST,
+                heartbeat_ms=int(HEARTBEAT_S * 1000),
                 dead_ms=int(self.session.dead_s * 1000),
                 report_ms=int(self._rhythm.period_s * 1000),
             ),
@@ -338,7 +344,7 @@ class Agent:
             self._gate.raise_(harm)
 
     def _stopped_just_now(self, now: Instant) -> bool:
-        return self._stop is not None and now.monotonic_s < self._stop[0] + SELF_INFLICTED_S
+        return self._stop is not None and now.monotonic_s < self._stop[0] + REPEAT_AFTER_S
 
     # ---- balloon commands --------------------------------------------------------------------------------------
 
@@ -381,7 +387,7 @@ class Agent:
         gen = self._stop[1] if self._stop is not None and self._stopped_just_now(now) else None
         hurt = False
         if consent.live and consent.inflating:
-            hurt = consent.shrinking or now.monotonic_s < self._reached_s + SELF_INFLICTED_S
+            hurt = consent.shrinking or now.monotonic_s < self._reached_s + REPEAT_AFTER_S
             if hurt:
                 gen = consent.gen
                 consent.stop()

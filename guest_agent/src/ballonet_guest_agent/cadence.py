@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from ballonet_protocol.limits import (
+    FRAMES_BURST,
+    FRAMES_PER_S,
+    HELLO_FIRST_S,
+    HELLO_GROWTH,
+    HELLO_JITTER_RATIO,
+    HELLO_LONGEST_S,
+    REPORT_LEAST_MS,
+)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ballonet_guest_agent.sample import Sample
 
-#: HELLO_REQ: a coordinator that is there answers within milliseconds; one that is not costs a frame per 15 s.
-HELLO_FIRST_S, HELLO_GROWTH, HELLO_LONGEST_S = 1.0, 1.5, 15.0
-#: Part of the pause by which guests differ, so that a hundred of them do not ask in the same instant.
-HELLO_JITTER = 0.2
-#: All frames of one guest together; the coordinator stops reading above it.
-FRAMES_PER_S, FRAMES_BURST = 20.0, 60.0
 #: REPORTs are never closer than this, however fast the guest changes.
-REPORT_CLOSEST_S = 0.25
+REPORT_CLOSEST_S = REPORT_LEAST_MS / 1000
 #: Part of the guest's memory that has to move before a REPORT is worth sending early.
 SIGNIFICANT_PART = 50  # 1/50 = 2 %
 
@@ -22,7 +26,7 @@ class Backoff:
     """Pauses that grow: 1 s, x1.5, at most 15 s, less a jitter that is the guest's own."""
 
     def __init__(self, jitter_byte: int) -> None:
-        self._factor = 1.0 - HELLO_JITTER * jitter_byte / 255
+        self._factor = 1.0 - HELLO_JITTER_RATIO * jitter_byte / 255
         self.reset()
 
     def reset(self) -> None:
@@ -44,7 +48,7 @@ class FrameBudget:
     """Token bucket over every frame that the agent writes."""
 
     def __init__(self) -> None:
-        self._tokens = FRAMES_BURST
+        self._tokens: float = FRAMES_BURST
         self._at_s: float | None = None
 
     def _refill(self, now_s: float) -> None:

@@ -7,6 +7,7 @@ because an agent that does not start helps nobody.
 from __future__ import annotations
 
 from ballonet_guest_agent.values import Value, parse_count
+from ballonet_protocol.limits import REPORT_LEAST_MS, REPORT_MOST_MS, REPORT_MS, SETTLING_S
 from ballonet_protocol.units import parse_size
 
 DEFAULT_PORT = "org.ballonet.agent.0"
@@ -18,8 +19,8 @@ class AgentSettings(Value):
 
     port: str = DEFAULT_PORT
     floor_kib: int | None = None
-    report_ms: int = 1000
-    settling_s: int = 30
+    report_ms: int = REPORT_MS
+    settling_s: int = int(SETTLING_S)
     lock_memory: bool = True
     proc_root: str = "/proc"
     sys_root: str = "/sys"
@@ -64,7 +65,7 @@ PORTS_ALLOWED = "a virtio port's name, unix:/PATH or uart:/PATH"
 _KEYS = {
     "port": (check_port, PORTS_ALLOWED, "port"),
     "floor": (parse_size, 'a size such as "512M" or "1.5G"', "floor_kib"),
-    "report_ms": (*_integer(250, 60_000, "milliseconds"), "report_ms"),
+    "report_ms": (*_integer(REPORT_LEAST_MS, REPORT_MOST_MS, "milliseconds"), "report_ms"),
     "settling_s": (*_integer(0, 3600, "seconds"), "settling_s"),
     "lock_memory": (_yes_no, '"yes" or "no"', "lock_memory"),
     "proc_root": (_directory, "an absolute path", "proc_root"),

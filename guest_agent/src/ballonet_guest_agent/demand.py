@@ -7,9 +7,9 @@ full stalls follow partial ones within milliseconds, and the severity decides wh
 from __future__ import annotations
 
 from ballonet_guest_agent.pressure import Harm
+from ballonet_protocol.limits import DEMANDS_PER_S
 
-#: Four a second in all; the same severity again not before a quarter of a second, when a new sample can say more.
-DEMANDS_PER_S = 4
+#: The same severity again not before a quarter of a second, when a new sample can say more.
 CLOSEST_S = 0.25
 
 

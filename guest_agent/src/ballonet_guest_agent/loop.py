@@ -18,6 +18,7 @@ import time
 from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write
 from ballonet_guest_agent.notify import log, notify, watchdog_period_s
 from ballonet_guest_agent.port import AWAY
+from ballonet_protocol.limits import QUEUE_BYTES, WRITE_STUCK_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,10 +50,8 @@ LOOK_AGAIN_S = 5.0
 #: The same while none is. A host that comes raises two edges, by connecting and by its HELLO, and it repeats the HELLO
 #: within as long as this; so little is at stake, and each look costs an idle guest a wake-up.
 LOOK_FOR_HOST_S = 15.0
-#: Frames waiting for a port that does not take them; a quarter of the driver's ring.
-QUEUE_BYTES = 32 * 1024
-#: A port that takes nothing for this long is closed and opened again; twice in a row, and only a new process helps.
-STUCK_S, REOPEN_S, STUCK_MOST = 5.0, 1.0, 2
+#: A port that takes nothing for WRITE_STUCK_S is opened again after this; twice in a row, and only a new process helps.
+REOPEN_S, STUCK_MOST = 1.0, 2
 #: A name that is not there is looked for less and less often.
 SEARCH_LONGEST_S = 5.0
 #: A flood on the port must not keep PSI events waiting: 64 KiB, then look round.
@@ -159,7 +158,7 @@ class Loop:
         if not self._is_open:
             due_s = min(due_s, self._open_s)
         if self._stuck_since_s is not None:
-            due_s = min(due_s, self._stuck_since_s + STUCK_S)
+            due_s = min(due_s, self._stuck_since_s + WRITE_STUCK_S)
         if self._watchdog_s is not None:
             due_s = min(due_s, self._alive_s + self._watchdog_s)
         wait_s = due_s - now.monotonic_s
@@ -343,14 +342,14 @@ class Loop:
         self._stuck_since_s = None
 
     def _check_stuck(self) -> None:
-        if self._stuck_since_s is None or self._now().monotonic_s < self._stuck_since_s + STUCK_S:
+        if self._stuck_since_s is None or self._now().monotonic_s < self._stuck_since_s + WRITE_STUCK_S:
             return
         self._times_stuck += 1
         if self._times_stuck >= STUCK_MOST:
             self._say(3, f"port {self._port.name} is stuck after opening it again: leaving")
             self.exit_code = EXIT_STUCK
             return
-        self._lose_port(f"no byte taken for {STUCK_S:.0f} s")
+        self._lose_port(f"no byte taken for {WRITE_STUCK_S:.0f} s")
 
 
 def _wake(_number: int, _frame: object) -> None:

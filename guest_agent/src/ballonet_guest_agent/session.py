@@ -14,7 +14,7 @@ slots is full.
 from __future__ import annotations
 
 from ballonet_guest_agent.actions import Instant, Log, Write
-from ballonet_guest_agent.cadence import HELLO_FIRST_S, Backoff, FrameBudget
+from ballonet_guest_agent.cadence import Backoff, FrameBudget
 from ballonet_protocol import (
     AGENT,
     Bye,
@@ -33,22 +33,21 @@ from ballonet_protocol import (
     RemoteProtocolError,
     State,
 )
+from ballonet_protocol.limits import (
+    DEAD_S,
+    ERROR_EVERY_S,
+    ERRORS_IN_A_ROW,
+    HELLO_FIRST_S,
+    PARTIAL_S,
+    RESYNC_EVERY_S,
+    UNANSWERED_MOST,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ballonet_guest_agent.actions import Action, Identity
 
 MAJOR, MINOR = 1, 0
-#: The coordinator pings when it has had nothing to say for 2 s; five of them lost is no accident.
-DEAD_S = 10.0
-#: A quarter of the ring: far from full, and more than an agent sends between two pings.
-UNANSWERED_MOST = 32
-#: A frame is written in one go; half a one that is older than this lost its end.
-HALF_FRAME_S = 2.0
-#: Errors in a row after which there is no common language.
-ERRORS_IN_A_ROW = 16
-#: ERROR frames and HELLO_REQ for foreign sessions: the peer's storm must not become ours.
-ANSWER_PAUSE_S = 1.0
 #: BOOTTIME runs ahead of MONOTONIC by the time asleep; less than this is the granularity of reading two clocks.
 ASLEEP_S = 0.5
 NEVER_S = float("inf")
@@ -126,7 +125,7 @@ class Session:
 
     def tick(self, now: Instant) -> None:
         """Ask for a session when it is time; let go of half a frame that lost its end."""
-        if self._half_since_s is not None and now.monotonic_s >= self._half_since_s + HALF_FRAME_S:
+        if self._half_since_s is not None and now.monotonic_s >= self._half_since_s + PARTIAL_S:
             self._half_since_s = None
             self.connection.discard_partial()
         if self._port_open and now.monotonic_s >= self._hello_due_s:
@@ -136,7 +135,7 @@ class Session:
         """Seconds until `tick` or `look_at_clock` has something to do; infinite when only an input can change it."""
         due_s = self._hello_due_s if self._port_open else NEVER_S
         if self._half_since_s is not None:
-            due_s = min(due_s, self._half_since_s + HALF_FRAME_S)
+            due_s = min(due_s, self._half_since_s + PARTIAL_S)
         if self.live:
             due_s = min(due_s, self._heard_s + self.dead_s)
         return due_s - now.monotonic_s
@@ -160,7 +159,7 @@ class Session:
             self._half_since_s = None
         elif self._half_since_s is None:
             self._half_since_s = now.monotonic_s
-        pause_over = now.monotonic_s >= self._last_hello_req_s + ANSWER_PAUSE_S
+        pause_over = now.monotonic_s >= self._last_hello_req_s + RESYNC_EVERY_S
         if self.connection.take_unknown_session() and self._port_open and pause_over:
             self.ask(HelloReqWhy.UNKNOWN_SESSION, now)
         return None
@@ -198,13 +197,11 @@ class Session:
         # A line with an echo brings our own frames back; that is no reason to leave.
         if error.code != ErrorCode.NOT_PERMITTED:
             self._errors_in_a_row += 1
-        if not self._open:
-            return
-        if now.monotonic_s >= self._last_error_s + ANSWER_PAUSE_S:
+        if now.monotonic_s >= self._last_error_s + ERROR_EVERY_S:
             self._last_error_s = now.monotonic_s
             self.send(error.as_message(), now)
             self.log(4, f"bad frame from the coordinator: {error}")
-        if self._errors_in_a_row >= ERRORS_IN_A_ROW:
+        if self._open and self._errors_in_a_row >= ERRORS_IN_A_ROW:
             self._errors_in_a_row = 0
             self.send(Bye(why=ByeWhy.PROTOCOL), now)
             self._close(now)
@@ -222,7 +219,7 @@ class Session:
         """HELLO_REQ at once, or a second after the last one; then with back-off until a HELLO comes."""
         self._hello_why = why
         self._backoff.reset()
-        self._hello_due_s = max(now.monotonic_s, self._last_hello_req_s + ANSWER_PAUSE_S)
+        self._hello_due_s = max(now.monotonic_s, self._last_hello_req_s + RESYNC_EVERY_S)
         if now.monotonic_s >= self._hello_due_s:
             self._send_hello_req(now)
 

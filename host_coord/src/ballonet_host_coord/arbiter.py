@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ballonet_protocol.limits import FRESH_LEAST_S, FRESH_PERIODS, SETTLING_S
+
 from .demand import want_kib
 from .model import (
     Decision,
@@ -31,13 +33,6 @@ from .model import (
     Status,
 )
 from .water import Taker, fill
-
-SETTLING_S = 30.0
-"""No downward step in the first 30 s after boot: programs are starting and early requests have crashed guests (I3)."""
-
-REPORT_FRESH_LEAST_S = 3.0
-REPORT_FRESH_PERIODS = 3
-"""A report is fresh for three of its periods, at least 3 s (I3)."""
 
 BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
@@ -100,7 +95,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
 def fresh_for_s(guest: GuestSnapshot) -> float:
     """How old a report may be when a downward step relies on it."""
     period_s = guest.agent.report_ms / 1000 if guest.agent.link is LinkState.LIVE else 1.0
-    return max(REPORT_FRESH_LEAST_S, REPORT_FRESH_PERIODS * period_s)
+    return max(FRESH_LEAST_S, FRESH_PERIODS * period_s)
 
 
 def _enter(guest: GuestSnapshot, now_s: float) -> _Party:

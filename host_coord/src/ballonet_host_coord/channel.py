@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import trio
 
+from ballonet_protocol.limits import WRITE_STUCK_S
+
 from .ports import ByteStream, Clock, PortError, ReportSink, VmPort
 from .session import AgentSession
 
@@ -23,9 +25,6 @@ RETRY_MOST_S = 5.0
 
 CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, PortError)
 """What a stream raises when its other end is gone: QEMU dies in the midst of a session, too."""
-
-WRITE_STUCK_S = 5.0
-"""A guest that takes nothing for 5 s is disconnected: QEMU drops the half-written frame and starts clean (SPEC 7)."""
 
 
 class AgentReports:

@@ -13,7 +13,7 @@ The conversation has three layers, each with its own clock:
 
 Everything that the agent says is a claim. It is validated frame by frame by the protocol package, turned into
 `UsageReport` and `Wish` here, and bounded: `read_delay_s` holds back a flooding guest by not reading (the channel's own
-back-pressure, lossless), and output that nobody takes is bounded by `OUT_MOST_BYTES`.
+back-pressure, lossless), and output that nobody takes is bounded by `QUEUE_BYTES`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Protocol
 
 from ballonet_protocol import (
     COORDINATOR,
+    MAX_WIRE_BYTES,
     AckStatus,
     BalloonAck,
     Bye,
@@ -29,7 +30,7 @@ from ballonet_protocol import (
     Connection,
     Deflate,
     Demand,
-    ErrorMessage,
+    ErrorCode,
     Hello,
     HelloAck,
     HelloReq,
@@ -42,42 +43,38 @@ from ballonet_protocol import (
     RemoteProtocolError,
     Report,
 )
+from ballonet_protocol.limits import (
+    ACK_WITHIN_S,
+    DEAD_S,
+    ERROR_EVERY_S,
+    ERRORS_IN_A_ROW,
+    FRAMES_BURST,
+    FRAMES_PER_S,
+    HEARTBEAT_S,
+    HELLO_FIRST_S,
+    HELLO_GROWTH,
+    HELLO_LONGEST_S,
+    INFLIGHT_MOST,
+    LEASE_MS,
+    PARTIAL_S,
+    QUEUE_BYTES,
+    REPORT_MS,
+    RESYNC_EVERY_S,
+    TRIES,
+)
 
-from .model import AgentFacts, Consent, LinkState, ReportKind, UsageReport, Wish
+from .model import AgentFacts, Consent, LinkState, UsageReport, Wish
+from .usage import KIB, usage_report
 
 MAJOR_RANGE = (1, 1)
 MINOR = 0
 CAPABILITIES = ("psi", "refault", "events")
 
-HELLO_FIRST_S = 1.0
-HELLO_FACTOR = 1.5
-HELLO_MOST_S = 15.0
-"""A second client of a port is silently queued: only a time-out reveals it, so HELLO is repeated for ever (SPEC 7)."""
-HELLO_AGAIN_S = 1.0
-"""At most one HELLO a second in answer to requests and foreign sessions: a storm of them costs nothing."""
-
 NOBODY = "no agent answers: not installed, not started, or another client holds the channel"
 NOBODY_AFTER_WAIT_S = 3.0
 
-HEARTBEAT_S = 2.0
-DEAD_S = 10.0
-"""After a pause with the host away the guest writes into a black hole: only silence tells (measured, SPEC 7)."""
-
-TRY_EVERY_S = 1.0
-TRIES = 3
-LEASE_MS = 30_000
-"""Consent holds for 30 s: longer than any pause of a live coordinator, short enough that a dead one binds nobody."""
-
-PARTIAL_S = 2.0
-ERROR_EVERY_S = 1.0
-
-FRAMES_PER_S = 20.0
-FRAMES_BURST = 60.0
-"""What one guest may make us parse. Beyond it we stop reading; the guest's own writes wait."""
 TOKEN_BYTES = 4096
-"""Bytes cost too: noise without an end is no frame at all."""
-OUT_MOST_BYTES = 32768
-KIB = 1024
+"""Bytes cost frames too: noise without an end is no frame at all."""
 
 
 class Randomness(Protocol):
@@ -122,7 +119,8 @@ class AgentSession:
         self._spoke_s = 0.0
         self._partial_since_s: float | None = None
         self._error_sent_s = float("-inf")
-        self._tokens = FRAMES_BURST
+        self._errors_in_a_row = 0
+        self._tokens: float = FRAMES_BURST
         self._tokens_s = 0.0
         self._request: _Request | None = None
         self._consent: Consent | None = None
@@ -162,7 +160,7 @@ class AgentSession:
         if self._link is LinkState.LIVE:
             moments = [self._spoke_s + HEARTBEAT_S, self._heard_s + DEAD_S]
         if self._request is not None:
-            moments.append(self._request.sent_s + TRY_EVERY_S)
+            moments.append(self._request.sent_s + ACK_WITHIN_S)
         if self._partial_since_s is not None:
             moments.append(self._partial_since_s + PARTIAL_S)
         return min(moments)
@@ -216,6 +214,7 @@ class AgentSession:
                 break
             frames += 1
             self._heard_s = now_s
+            self._errors_in_a_row = 0
             self._take(message, now_s)
         self._tokens -= max(frames + self._dropped_frames(), len(untrusted_data) / TOKEN_BYTES)
         if self._connection.take_unknown_session():
@@ -291,17 +290,17 @@ class AgentSession:
             capabilities=CAPABILITIES,
             ram_bytes=self._ram_bytes,
             limits=Limits(
-                frame_bytes=4096,
-                inflight=8,
+                frame_bytes=MAX_WIRE_BYTES,
+                inflight=INFLIGHT_MOST,
                 heartbeat_ms=int(HEARTBEAT_S * 1000),
                 dead_ms=int(DEAD_S * 1000),
-                report_ms=1000,
+                report_ms=REPORT_MS,
             ),
         )
         self._queue(self._connection.open_session(self._random.session_id(), hello), now_s)
         self._hello_sent_s = now_s
         self._hello_next_s = now_s + self._hello_wait_s * self._random.jitter()
-        self._hello_wait_s = min(HELLO_MOST_S, self._hello_wait_s * HELLO_FACTOR)
+        self._hello_wait_s = min(HELLO_LONGEST_S, self._hello_wait_s * HELLO_GROWTH)
 
     def _drop_session(self, link: LinkState, detail: str) -> None:
         self._link = link
@@ -312,7 +311,7 @@ class AgentSession:
 
     def _hello_soon(self, now_s: float) -> None:
         """Answer a request for a session, at most once a second; a live agent that forgot us keeps its rank."""
-        if now_s >= self._hello_sent_s + HELLO_AGAIN_S:
+        if now_s >= self._hello_sent_s + RESYNC_EVERY_S:
             self._hello_wait_s = HELLO_FIRST_S
             self._open(now_s, "agent asked for a session")
 
@@ -380,7 +379,7 @@ class AgentSession:
 
     def _resend(self, now_s: float) -> None:
         request = self._request
-        if request is None or now_s < request.sent_s + TRY_EVERY_S:
+        if request is None or now_s < request.sent_s + ACK_WITHIN_S:
             return
         if request.tries >= TRIES:
             self._request = None
@@ -389,11 +388,26 @@ class AgentSession:
         else:
             self._try(request, now_s)
 
-    def _complain(self, exc: RemoteProtocolError, now_s: float) -> None:
-        if now_s < self._error_sent_s + ERROR_EVERY_S or self._link is not LinkState.LIVE:
-            return
-        self._error_sent_s = now_s
-        self._send(ErrorMessage(re=exc.re, code=exc.code, text=exc.detail[:128], fatal=False), now_s)
+    def _complain(self, error: RemoteProtocolError, now_s: float) -> None:
+        """Tell the agent, at most once a second; leave when there is no common version or no common language."""
+        no_version = error.code == ErrorCode.UNSUPPORTED_VERSION and error.re is not None
+        if error.code != ErrorCode.NOT_PERMITTED:  # a line that echoes brings our own frames back
+            self._errors_in_a_row += 1
+        if no_version or now_s >= self._error_sent_s + ERROR_EVERY_S:
+            self._error_sent_s = now_s
+            self._send(error.as_message(fatal=no_version), now_s)
+        if no_version:
+            self._leave(f"no common version: {error.detail}", now_s)
+        elif self._errors_in_a_row >= ERRORS_IN_A_ROW:
+            self._leave(f"{ERRORS_IN_A_ROW} bad frames in a row, the last: {error.detail}", now_s)
+
+    def _leave(self, detail: str, now_s: float) -> None:
+        """BYE, and patience: what is wrong with this agent is not mended in a second."""
+        self._errors_in_a_row = 0
+        self._send(Bye(why=ByeWhy.PROTOCOL), now_s)
+        self._drop_session(LinkState.OPENING, detail)
+        self._hello_wait_s = HELLO_LONGEST_S
+        self._hello_next_s = now_s + HELLO_LONGEST_S * self._random.jitter()
 
     def _send(self, message: Message, now_s: float) -> bool:
         self._spoke_s = now_s  # an attempt counts: a deadline that stays in the past would make the caller spin
@@ -405,46 +419,7 @@ class AgentSession:
     def _queue(self, frame: bytes, now_s: float) -> bool:
         """Refuse what a guest that never reads would pile up; requests are tried again, pings are not missed."""
         self._spoke_s = now_s
-        if len(self._out) + len(frame) > OUT_MOST_BYTES:
+        if len(self._out) + len(frame) > QUEUE_BYTES:
             return False
         self._out += frame
         return True
-
-
-def usage_report(message: Report, page_kib: float, arrived_s: float) -> UsageReport:
-    """A validated REPORT in the coordinator's words: KiB, on the guest kernel's scale except for the floor."""
-    memory, psi, vm = message.memory, message.psi, message.vm
-    refaults = None
-    if vm is not None and (vm.refaults_anon is not None or vm.refaults_file is not None):
-        refaults = (vm.refaults_anon or 0) + (vm.refaults_file or 0)
-    return UsageReport(
-        kind=ReportKind.AGENT,
-        arrived_s=arrived_s,
-        boottime_ms=message.boottime_ms,
-        total_kib=memory.total_bytes // KIB,
-        available_kib=min(memory.available_bytes, memory.total_bytes) // KIB,
-        committed_kib=memory.committed_bytes // KIB,
-        balloon_kib=_kib(memory.balloon_bytes),
-        file_kib=_kib(memory.file_bytes),
-        swap_total_kib=_kib(memory.swap_total_bytes),
-        swap_free_kib=_kib(memory.swap_free_bytes),
-        psi_some_us=psi.some_us if psi else None,
-        psi_full_us=psi.full_us if psi else None,
-        psi_some_avg10_permyriad=psi.some_avg10_permyriad if psi else None,
-        psi_full_avg10_permyriad=psi.full_avg10_permyriad if psi else None,
-        major_faults=vm.major_faults if vm else None,
-        refaults=refaults,
-        swap_in_kib=_pages_kib(vm.swap_in_pages if vm else None, page_kib),
-        swap_out_kib=_pages_kib(vm.swap_out_pages if vm else None, page_kib),
-        alloc_stalls=vm.alloc_stalls if vm else None,
-        oom_kills=vm.oom_kills if vm else None,
-        floor_kib=_kib(message.floor_bytes),
-    )
-
-
-def _kib(untrusted_bytes: int | None) -> int | None:
-    return None if untrusted_bytes is None else untrusted_bytes // KIB
-
-
-def _pages_kib(pages: int | None, page_kib: float) -> int | None:
-    return None if pages is None else int(pages * page_kib)

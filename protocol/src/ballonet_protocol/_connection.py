@@ -6,10 +6,10 @@
     write(connection.send(Ping(token=1)))
 
 What arrives goes through one order of questions: is the frame whole; is it of this wire version; is it of our
-session; does our peer say such things; is its number new; does it carry a critical flag that we do not know; do we know
-its type; does our state expect it; does its payload hold. The first no decides. Dropped and counted without a word:
-damaged, overlong, stale, repeated and unexpected frames. Raised as RemoteProtocolError, for the caller to answer with
-an ERROR: whatever a peer of our own session got wrong.
+session; does our peer say such things, or is it an echo of ours; is its number new; does it carry a critical flag
+that we do not know; do we know its type; does our state expect it; does its payload hold. The first no decides.
+Dropped and counted without a word: damaged, overlong, stale, repeated and unexpected frames, and every bad ERROR.
+Raised as RemoteProtocolError, for the caller to answer with an ERROR: whatever a peer of our own session got wrong.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ._errors import LocalProtocolError, RemoteProtocolError
 from ._framing import MAX_WIRE_BYTES, VERSION, FrameReader, encode_frame
 from ._messages import (
     AGENT,
+    BOTH,
     COORDINATOR,
     MESSAGE_TYPES,
     REQ,
@@ -34,11 +35,15 @@ from ._messages import (
     Message,
     Role,
 )
+from ._records import MAX_INT
 from ._state import OUTSIDE_SESSIONS, RECEIVED, RECEIVES, SENDS, SENT, TRANSITIONS, State
 
 MAX_SEQ = 2**32 - 1
 MAX_SESSION = 2**64 - 1
 CRITICAL_FLAGS = 0xFF00  # a receiver that does not know one of these may not act on the frame; version 1 has none
+# Of the messages that both ends send, so many are remembered to know them again on a line that echoes: more than wait
+# for an answer at any time.
+ECHOES_KNOWN = 8
 
 
 class Connection:
@@ -73,6 +78,7 @@ class Connection:
         self._seq_outside = 0
         self._peer_frame_bytes = MAX_WIRE_BYTES
         self._unknown_session = False
+        self._sent_alike: list[tuple[int, int, int, bytes]] = []
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
@@ -99,6 +105,8 @@ class Connection:
         """True, once, when frames of a foreign session were dropped since the last call.
 
         An agent answers with HELLO_REQ (UNKNOWN_SESSION), a coordinator with a new session, each at most once a second.
+        Not while a HELLO waits for its answer: what arrives then was written before the HELLO was read, and another
+        session would only make the answer stale that is under way.
         """
         seen, self._unknown_session = self._unknown_session, False
         return seen
@@ -115,12 +123,17 @@ class Connection:
     @property
     def drops(self) -> Drops:
         """Frames lost on the way to us since the connection began: damaged, overlong, missing between two that came."""
-        return Drops(crc=self._reader.crc, over=self._reader.over, gap=self._missing_frames)
+        counts = (self._reader.crc, self._reader.over, self._missing_frames)
+        crc, over, gap = (min(count, MAX_INT) for count in counts)
+        return Drops(crc=crc, over=over, gap=gap)
 
     def _receive_frame(
         self, version: int, type_code: int, flags: int, seq: int, session: int, untrusted_payload: bytes
     ) -> Message | None:
         if version != VERSION:
+            if type_code == ErrorMessage.TYPE_CODE:  # never answered, or two versions would do it for ever
+                self.unexpected_frames += 1
+                return None
             raise RemoteProtocolError(ErrorCode.UNSUPPORTED_VERSION, None, f"frame version {version}, not {VERSION}")
         message_type = MESSAGE_TYPES.get(type_code)
         opens_session = message_type is Hello and self.our_role is AGENT
@@ -128,14 +141,22 @@ class Connection:
         in_session = session != 0 and (session == self.session or opens_session)
         if not in_session and not outside:
             self.stale_frames += 1
-            self._unknown_session = self._unknown_session or self.state is not State.CLOSED
+            self._unknown_session = self._unknown_session or self.state not in (State.CLOSED, State.HELLO_SENT)
             return None
         if message_type is not None and in_session and self.peer_role not in message_type.SENDERS:
             raise RemoteProtocolError(ErrorCode.NOT_PERMITTED, seq, f"{message_type.TYPE_NAME} is not yours to send")
+        if (type_code, seq, session, untrusted_payload) in self._sent_alike:
+            self.unexpected_frames += 1
+            return None
         if not opens_session and not outside and not self._is_new(seq):
             return None
+        # A HELLO that is refused opens nothing: its number means nothing to whoever hears of it in another session.
+        re = None if opens_session else seq
         if flags & CRITICAL_FLAGS:
-            raise RemoteProtocolError(ErrorCode.UNSUPPORTED_CRITICAL, seq, f"flags {flags & CRITICAL_FLAGS:#x}")
+            if message_type is ErrorMessage:
+                self.unexpected_frames += 1
+                return None
+            raise RemoteProtocolError(ErrorCode.UNSUPPORTED_CRITICAL, re, f"flags {flags & CRITICAL_FLAGS:#x}")
         if message_type is None:
             if flags & REQ:
                 raise RemoteProtocolError(ErrorCode.UNSUPPORTED_TYPE, seq, f"message type {type_code:#x}")
@@ -143,7 +164,7 @@ class Connection:
         if message_type not in RECEIVES[self.our_role, self.state] or (message_type is HelloReq and not outside):
             self.unexpected_frames += 1
             return None
-        message = self._decode(message_type, seq, untrusted_payload)
+        message = self._decode(message_type, seq, re, untrusted_payload)
         if message is None or not self._admits(message, session):
             return None
         self.state = TRANSITIONS.get((self.our_role, self.state, RECEIVED, message_type), self.state)
@@ -159,14 +180,17 @@ class Connection:
         self._seq_received = seq
         return True
 
-    def _decode(self, message_type: type[Message], seq: int, untrusted_payload: bytes) -> Message | None:
+    def _decode(
+        self, message_type: type[Message], seq: int, re: int | None, untrusted_payload: bytes
+    ) -> Message | None:
         try:
             return decode_message(message_type, seq, untrusted_payload)
-        except RemoteProtocolError:
-            if message_type is not ErrorMessage:  # an ERROR is never answered, not even a bad one
-                raise
-            self.unexpected_frames += 1
-            return None
+        except RemoteProtocolError as error:
+            if message_type is ErrorMessage:  # an ERROR is never answered, not even a bad one
+                self.unexpected_frames += 1
+                return None
+            error.re = re
+            raise
 
     def _admits(self, message: Message, session: int) -> bool:
         """What HELLO and HELLO_ACK must have beyond their table. Takes over what they agree on."""
@@ -234,7 +258,8 @@ class Connection:
         flags = message_type.FLAGS
         if isinstance(message, ErrorMessage) and message.re is None:
             flags &= ~RSP
-        frame = encode_frame(message_type.TYPE_CODE, flags, seq, session, encode_message(message))
+        payload = encode_message(message)
+        frame = encode_frame(message_type.TYPE_CODE, flags, seq, session, payload)
         if len(frame) > self._peer_frame_bytes:
             raise LocalProtocolError(f"the peer takes {self._peer_frame_bytes} bytes, the frame has {len(frame)}")
         if session:
@@ -242,6 +267,8 @@ class Connection:
         else:
             self._seq_outside = seq
         self.last_seq_sent = seq
+        if message_type.SENDERS == BOTH:
+            self._sent_alike = [*self._sent_alike[1 - ECHOES_KNOWN :], (message_type.TYPE_CODE, seq, session, payload)]
         if isinstance(message, HelloAck) and self._hello is not None:
             self._agree(self._hello, message)
         self.state = TRANSITIONS.get((self.our_role, self.state, SENT, message_type), self.state)
@@ -251,7 +278,7 @@ class Connection:
 
     def _goes_outside(self, message: Message) -> bool:
         if isinstance(message, ErrorMessage):
-            return self.session == 0 or message.code == ErrorCode.UNKNOWN_SESSION
+            return self.session == 0 or message.re is None or message.code == ErrorCode.UNKNOWN_SESSION
         return isinstance(message, HelloReq)
 
     def _check_answer(self, ack: HelloAck) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 
 from ._records import Record, boolean, integer, nested, number_range, octets, text, texts
+from .limits import LEASE_LEAST_MS, LEASE_MOST_MS, REPORT_LEAST_MS, REPORT_MOST_MS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ class Inflate(Message, code=0x20, name="INFLATE", senders=COORDINATOR, flags=REQ
 
     gen: int = integer("gen", low=1)
     target_bytes: int = integer("target", "B")
-    ttl_ms: int = integer("ttl_ms", "ms", low=5_000, high=3_600_000)
+    ttl_ms: int = integer("ttl_ms", "ms", low=LEASE_LEAST_MS, high=LEASE_MOST_MS)
     floor_bytes: int | None = integer("floor", "B", default=None)
     rate_bytes_per_s: int | None = integer("rate", "B/s", default=None)
 
@@ -332,7 +333,7 @@ class Deflate(Message, code=0x21, name="DEFLATE", senders=COORDINATOR, flags=REQ
 
     gen: int = integer("gen", low=1)
     target_bytes: int = integer("target", "B")
-    ttl_ms: int = integer("ttl_ms", "ms", low=5_000, high=3_600_000)
+    ttl_ms: int = integer("ttl_ms", "ms", low=LEASE_LEAST_MS, high=LEASE_MOST_MS)
 
 
 class BalloonAck(Message, code=0x22, name="BALLOON_ACK", senders=AGENT, flags=RSP):
@@ -361,7 +362,7 @@ class SetPolicy(Message, code=0x24, name="SET_POLICY", senders=COORDINATOR, flag
     """How the agent is to report and when it is to object. Its `gen` is a sequence of its own."""
 
     gen: int = integer("gen", low=1)
-    report_ms: int | None = integer("rep_ms", "ms", low=250, high=60_000, default=None)
+    report_ms: int | None = integer("rep_ms", "ms", low=REPORT_LEAST_MS, high=REPORT_MOST_MS, default=None)
     psi_some_permyriad: int | None = integer("psi_some", "1/10000", low=1, high=10_000, default=None)
     psi_full_permyriad: int | None = integer("psi_full", "1/10000", low=1, high=10_000, default=None)
     floor_bytes: int | None = integer("floor", "B", default=None)
@@ -384,3 +385,4 @@ class Event(Message, code=0x30, name="EVENT", senders=AGENT):
 
 
 EVENTS = ("suspend", "resume", "oom_kill", "balloon_moved", "psi_lost", "clock_step")
+CAPABILITIES = ("psi", "refault", "events", "own-balloon")

@@ -4,7 +4,7 @@ Every guest pays for what this package imports. `dataclasses` costs 2.1 MB of pr
 `typing` 1.0 MB, so the record type is these few lines instead. A class body reads like a dataclass to a person and to a
 type checker:
 
-    class Pong(Message, code=0x05, name="PONG", direction=BOTH, flags=RSP):
+    class Pong(Message, code=0x05, name="PONG", senders=BOTH, flags=RSP):
         re: int = integer("re")
         boottime_ms: int | None = integer("bt", "ms", default=None)
 

@@ -9,8 +9,8 @@ process on another host since the last frame, and nothing in the stream tells.
 
 From every state a HELLO leads back to the second one, with a new session; a BYE, sent or received, leads to CLOSED. A
 frame of any other session is stale: it is dropped before its payload is parsed. Session 0 is no session: HELLO_REQ
-travels in it always, ERROR where there is no session to speak of. Frames of session 0 have numbers of their own, which
-the receiver does not check: an agent that was restarted counts from 1 again.
+travels in it always, ERROR where there is no session or no frame to speak of. Frames of session 0 have numbers of
+their own, which the receiver does not check: an agent that was restarted counts from 1 again.
 
 A message of the right session that the state does not expect is dropped and counted. It is no error of the peer's:
 after a lost HELLO_ACK an agent is ACTIVE and reports, while the coordinator still waits.
