@@ -10,8 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import vector_streams
+from . import vector_script, vector_streams
+from .vector_agent import agent_scripts
 from .vector_bytes import entries
+from .vector_consent import consent_scripts
+from .vector_coordinator import coordinator_scripts
 from .vector_frames import RULES, Cases, frame_cases, header_cases
 from .vector_values import message_cases, value_cases
 
@@ -44,6 +47,12 @@ def make_streams() -> str:
     return listed("streams", vector_streams.RULES, vector_streams.stream_vectors())
 
 
+def make_sessions() -> str:
+    """sessions.json."""
+    scripts = [*agent_scripts(), *consent_scripts(), *coordinator_scripts()]
+    return listed("sessions", vector_script.RULES, [script.vector() for script in scripts])
+
+
 def listed(name: str, rules: dict[str, str], vectors: list[dict[str, Any]]) -> str:
     """A file with a legend of its flags and one list of vectors."""
     used = {flag for vector in vectors for flag in vector["flags"]}
@@ -54,7 +63,7 @@ def listed(name: str, rules: dict[str, str], vectors: list[dict[str, Any]]) -> s
     )
 
 
-FILES = {"frames.json": make_frames, "streams.json": make_streams}
+FILES = {"frames.json": make_frames, "streams.json": make_streams, "sessions.json": make_sessions}
 
 
 def main() -> None:
