@@ -26,7 +26,7 @@ PROJECTS = {
 }
 # What each wheel must carry besides its modules: without them it installs, and then does not work.
 DATA = {
-    "protocol": ["vectors/*.json"],
+    "protocol": ["vectors/*.json", "vectors/README.md"],
     "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers"],
     "host_coord": ["demo/share/*"],
 }

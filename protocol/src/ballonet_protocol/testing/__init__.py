@@ -4,7 +4,8 @@
     pair.open()
     assert pair.send(AGENT, Event(event="resume", boottime_ms=1)) == [Event(event="resume", boottime_ms=1)]
 
-`load_vectors("frames")` gives the golden frames that every implementation of the wire must decode.
+`load_vectors("frames")` gives the golden frames that every implementation of the wire must decode; `replay_frame` and
+`replay_stream` play vectors to this library.
 """
 
 from __future__ import annotations
@@ -17,4 +18,8 @@ from ._pair import drain as drain
 from ._pair import feed_in_every_split as feed_in_every_split
 from ._pair import make_hello as make_hello
 from ._pair import make_hello_ack as make_hello_ack
+from ._replay import as_vector as as_vector
+from ._replay import make_receiver as make_receiver
+from ._replay import replay_frame as replay_frame
+from ._replay import replay_stream as replay_stream
 from ._vectors import load_vectors as load_vectors
