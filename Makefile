@@ -8,6 +8,8 @@ JSON    ?=
 
 # What real guests need on a Debian host: the emulator, and what builds the guest's image.
 VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
+# What builds the example agent in C.
+C_PACKAGES := gcc libc6-dev
 
 .PHONY: venv venv-packages vm-packages demo test test-fast bench image clean
 
@@ -49,12 +51,16 @@ install-venv-packages:
 vm-packages:
 	$(call need,$(VM_PACKAGES),real guests)
 
+.PHONY: c-packages
+c-packages:
+	$(call need,$(C_PACKAGES),the example agent in C)
+
 # Everything: linters, types, contracts, unit and property tests, the simulated end to end, real guests.
-test: venv vm-packages
+test: venv vm-packages c-packages
 	$(BIN)/python -m pytest
 
 # The same without virtual machines.
-test-fast: venv
+test-fast: venv c-packages
 	$(BIN)/python -m pytest -m "not vm and not slow"
 
 # All that building and testing leave in the tree; the venv stays, and the guest image in ~/.cache/ballonet.
