@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -14,10 +13,10 @@ import trio
 from . import requirements
 from .image import ImageError, build_image
 from .machine import MachineError
-from .play import Say
 from .real import run_real
 from .requirements import RequirementsError
 from .simulated import run_simulated
+from .table import Screen, ScreenHandler
 from .verdict import Verdict
 
 
@@ -27,13 +26,10 @@ from .verdict import Verdict
 @click.option("-v", "--verbose", is_flag=True, help="Show every command of the coordinator.")
 def demo(simulated: bool, json_path: str | None, verbose: bool) -> None:
     """Boot two guests on one budget and watch memory follow the need. Exit code 0 only when all of it holds."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(message)s")
-    began_s = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - began_s:6.1f} s] {text}", flush=True)
-
-    verdict = _simulated(say) if simulated else _real(say)
+    screen = Screen()
+    level = logging.INFO if verbose else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[ScreenHandler(screen)])
+    verdict = _simulated(screen) if simulated else _real(screen)
     print()
     print(verdict.to_text())
     if json_path:
@@ -41,22 +37,22 @@ def demo(simulated: bool, json_path: str | None, verbose: bool) -> None:
     sys.exit(0 if verdict.holds else 1)
 
 
-def _real(say: Say) -> Verdict:
+def _real(screen: Screen) -> Verdict:
     try:
-        requirements.ensure(requirements.TO_RUN, say)
-        image = build_image(say)
+        requirements.ensure(requirements.TO_RUN, screen.say)
+        image = build_image(screen.say)
     except (RequirementsError, ImageError) as error:
         print(f"no real guests here, so simulated ones: {error}", flush=True)
-        return _simulated(say)
+        return _simulated(screen)
     try:
-        return trio.run(run_real, image, say, strict_exception_groups=True)
+        return trio.run(run_real, image, screen, strict_exception_groups=True)
     except* MachineError as group:
         _fail(group)
     raise AssertionError("unreachable")
 
 
-def _simulated(say: Say) -> Verdict:
-    return trio.run(run_simulated, say, strict_exception_groups=True)
+def _simulated(screen: Screen) -> Verdict:
+    return trio.run(run_simulated, screen, strict_exception_groups=True)
 
 
 def _fail(group: BaseExceptionGroup[BaseException]) -> None:

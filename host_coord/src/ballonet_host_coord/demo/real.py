@@ -14,8 +14,8 @@ from ballonet_host_coord.service import serve
 from .accelerator import choose_accelerator
 from .image import Image
 from .machine import Guest, Machine, MachineSpec, machine_folder, open_machine
-from .play import BUDGET_KIB, HEADROOM_KIB, MINIMUM_KIB, OVERHEAD_KIB, RAM_KIB, STARTUP_KIB, Say, has_started, perform
-from .table import Table
+from .play import BUDGET_KIB, HEADROOM_KIB, MINIMUM_KIB, OVERHEAD_KIB, RAM_KIB, STARTUP_KIB, has_started, perform
+from .table import Screen, Table
 from .verdict import Judge, Verdict
 
 NAMES = ("alpha", "beta")
@@ -82,27 +82,27 @@ def settings_for(folder: Path) -> Settings:
     return Settings(host, guests)
 
 
-async def run_real(image: Image, say: Say) -> Verdict:
+async def run_real(image: Image, screen: Screen) -> Verdict:
     """Perform the play with QEMU. Raises MachineError with what a guest or QEMU said last."""
     accelerator = await trio.to_thread.run_sync(choose_accelerator, image.kernel)
     name = accelerator.partition(",")[0]
-    say(f"two real Debian guests under QEMU, accelerator {name}")
+    screen.say(f"two real Debian guests under QEMU, accelerator {name}")
     judge = Judge(BUDGET_KIB)
     with machine_folder() as folder:
         async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
             coordinator = await nursery.start(_serve, settings_for(folder))
-            nursery.start_soon(Table(coordinator, judge).run)
+            nursery.start_soon(Table(coordinator, judge, screen).run)
             actors = []
             for guest_name in NAMES:
-                say(f"{guest_name} boots: -m {RAM_KIB // 1024} MiB, startup {STARTUP_KIB // 1024} MiB")
+                screen.say(f"{guest_name} boots: -m {RAM_KIB // 1024} MiB, startup {STARTUP_KIB // 1024} MiB")
                 spec = MachineSpec(guest_name, RAM_KIB)
                 machine = await stack.enter_async_context(open_machine(spec, image, accelerator, folder))
                 guest = await stack.enter_async_context(machine.guest(BOOT_WITHIN_S))
                 with trio.fail_after(BOOT_WITHIN_S):
                     await has_started(coordinator, guest_name)
                 actors.append(RealActor(machine, guest))
-            say("both guests are up at their startup size")
-            verdict = await perform(actors, coordinator, judge, False, name, say)
+            screen.say("both guests are up at their startup size")
+            verdict = await perform(actors, coordinator, judge, False, name, screen.say)
             nursery.cancel_scope.cancel()
     return verdict
 
