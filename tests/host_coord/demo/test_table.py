@@ -45,11 +45,11 @@ def displayed(written: str, columns: int = COLUMNS, lines: int = LINES) -> list[
 
 
 @contextmanager
-def terminal() -> Iterator[Callable[[], list[str]]]:
+def terminal(lines: int = LINES, columns: int = COLUMNS) -> Iterator[Callable[[], list[str]]]:
     """Puts a real terminal in the place of stdout and stderr; returns what is to be seen on it."""
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     os.set_blocking(ours, False)
     written = ""
 
@@ -106,6 +106,15 @@ def test_a_table_larger_than_the_terminal_is_cut():
         seen = look()
         assert len(seen) == LINES - 1
         assert all(line.startswith("2") and len(line) == COLUMNS for line in seen)
+
+
+def test_a_terminal_without_a_size_gets_a_whole_table():
+    """A serial console says that it has no lines; nothing is cut to that."""
+    with terminal(lines=0, columns=0) as look:
+        screen = Screen()
+        screen.show("one\ntwo\nthree")
+        assert look() == ["one", "two", "three"]
+        assert screen.size().columns > 0
 
 
 def test_the_log_goes_above_the_table():

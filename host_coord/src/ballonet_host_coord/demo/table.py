@@ -57,7 +57,9 @@ class Screen:
 
     def size(self) -> os.terminal_size:
         """Columns and lines of where the table goes."""
-        return os.get_terminal_size(sys.stderr.fileno()) if self.live else shutil.get_terminal_size()
+        size = os.get_terminal_size(sys.stderr.fileno()) if self.live else None
+        # A serial console, or a container's terminal, knows no size: 0 by 0.
+        return size if size and all(size) else shutil.get_terminal_size()
 
     def _print_above(self, text: str, stream: TextIO) -> None:
         self._erase()
