@@ -17,4 +17,5 @@ from ._pair import drain as drain
 from ._pair import feed_in_every_split as feed_in_every_split
 from ._pair import make_hello as make_hello
 from ._pair import make_hello_ack as make_hello_ack
+from ._time import VirtualTime as VirtualTime
 from ._vectors import load_vectors as load_vectors
