@@ -11,7 +11,7 @@ device is reset, which a suspension does, so nothing behind a loss and before a 
     guest  open             "open" or an errno's name; again while it is open: a second process
            poll, edge       flags now, or as the next edge-triggered wait shows them (0: no edge)
            read N           bytes or an errno's name
-           reads N          sizes of reads until none are left, N bytes being expected; the last is 0 or an errno's name
+           reads N          sizes of reads of 64 KiB until N bytes and no more came; then 0 or an errno's name
            write N          bytes taken, or an errno's name
            fill N           bytes taken in writes of N until no more go in
            close

@@ -56,7 +56,7 @@ class _Player:
         sizes: list[Any] = []
         try:
             while not sizes or sizes[-1]:
-                sizes.append(len(self._vport.read(self._fd, 4096)))
+                sizes.append(len(self._vport.read(self._fd, 65536)))
         except OSError as error:
             sizes.append(errno.errorcode[error.errno or 0])
         return sizes
