@@ -2,7 +2,7 @@
 
     port_probe.py PORT FOLDER      questions come by the pipe FOLDER/ask, answers go by FOLDER/answer
 
-A question is a JSON list [verb, argument, expected]; the verbs are those of ballonet_protocol.testing.MEASURED. What
+A question is a JSON list of [verb, argument, expected]; the verbs are those of ballonet_protocol.testing.MEASURED. What
 changes nothing (a look, a call that failed) is repeated until it shows what is expected, for QEMU takes its time.
 """
 
@@ -68,7 +68,7 @@ def reads(awaited_bytes, expected):
     sizes, end_s = [], time.monotonic() + PATIENCE_S
     while True:
         try:
-            size = len(os.read(fd, 4096))
+            size = len(os.read(fd, 65536))
         except OSError as error:
             size = errno.errorcode[error.errno]
         if size and isinstance(size, int):
@@ -98,11 +98,11 @@ def main():
         os.mkfifo(f"{folder}/{name}")
     while True:
         with open(f"{folder}/ask") as questions:
-            verb, argument, expected = json.load(questions)
-        if verb in SPECIAL:
-            seen = SPECIAL[verb](argument, expected)
-        else:
-            seen = look(verb, argument, expected)
+            steps = json.load(questions)
+        seen = [
+            SPECIAL[verb](argument, expected) if verb in SPECIAL else look(verb, argument, expected)
+            for verb, argument, expected in steps
+        ]
         with open(f"{folder}/answer", "w") as answers:
             json.dump(seen, answers)
 
