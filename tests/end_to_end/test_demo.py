@@ -12,17 +12,17 @@ import trio
 import trio.testing
 
 from ballonet_host_coord.demo.simulated import run_simulated
+from ballonet_host_coord.demo.table import Screen
 
 
-def test_the_simulated_play_holds():
+def test_the_simulated_play_holds(capsys):
     """Both demands are met on a budget smaller than the maximums, and it is never exceeded from QEMU's start on."""
-    said: list[str] = []
     clock = trio.testing.MockClock(autojump_threshold=0)
-    verdict = trio.run(run_simulated, said.append, False, clock=clock, strict_exception_groups=True)
+    verdict = trio.run(run_simulated, Screen(), False, clock=clock, strict_exception_groups=True)
     assert verdict.holds
     assert verdict.budget_kib < verdict.promised_kib
     assert verdict.simulated
-    assert "no QEMU" in said[0]
+    assert "no QEMU" in capsys.readouterr().out.splitlines()[0]
     assert all(len(guest.steps_s) == 3 for guest in verdict.guests)
 
 

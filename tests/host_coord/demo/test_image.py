@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,13 +69,23 @@ def test_an_image_is_built_once(workshop, tmp_path):
 
 
 def test_a_changed_agent_makes_a_new_image_on_the_same_base(workshop, tmp_path, monkeypatch):
-    """An image is never stale: one changed byte of what is installed makes another, in seconds."""
+    """An image is never older than our code: one changed byte of what is installed makes another, in seconds."""
     first = build(tmp_path)
     settings = image.SETTINGS | {"etc/hostname": "another\n"}
     monkeypatch.setattr(image, "SETTINGS", settings)
     assert build(tmp_path) != first
     assert workshop.ran.count("mmdebstrap") == 1
     assert workshop.payload["etc/hostname"] == b"another\n"
+
+
+def test_a_changed_builder_makes_a_new_image_on_the_same_base(workshop, tmp_path, monkeypatch):
+    """Another build step makes another image, too, though what is put on the disk is the same."""
+    first = build(tmp_path)
+    changed = tmp_path / "image.py"
+    changed.write_text(Path(image.__file__).read_text() + "# one more step\n")
+    monkeypatch.setattr(image, "__file__", str(changed))
+    assert build(tmp_path) != first
+    assert workshop.ran.count("mmdebstrap") == 1
 
 
 def test_a_changed_package_list_makes_a_new_base(workshop, tmp_path, monkeypatch):
@@ -133,14 +147,64 @@ def test_old_images_are_forgotten(workshop, tmp_path, monkeypatch):
 
 
 def test_without_root_it_says_what_is_needed(workshop, tmp_path, monkeypatch):
-    """A user who may not build is told so, before anything runs; a cached image needs no root."""
-    cached = build(tmp_path / "cached")
+    """A user who may not build is told so, before anything runs or is written."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    workshop.ran.clear()
     with pytest.raises(ImageError, match="root"):
         build(tmp_path / "fresh")
     assert workshop.ran == []
-    assert build(tmp_path / "cached") == cached
+    assert not (tmp_path / "fresh").exists()
+
+
+NOBODY = 65534
+AS_A_USER = """
+import sys
+from pathlib import Path
+from ballonet_host_coord.demo.image import ImageError, build_image
+try:
+    image = build_image(print, Path(sys.argv[1]))
+except ImageError as why:
+    sys.exit(f"ImageError: {why}")
+for path in (image.disk, image.swap, image.kernel, image.initrd):
+    path.open("rb").close()
+"""
+
+
+@pytest.fixture
+def roots_cache(workshop) -> Iterator[Path]:
+    """A cache in a folder that all users reach; pytest's own belongs to one."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ballonet-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder, "ballonet")
+
+
+def as_a_user(cache: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", AS_A_USER, str(cache)]
+    try:
+        return subprocess.run(
+            command, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", capture_output=True, text=True, check=False
+        )
+    except PermissionError as why:
+        pytest.skip(f"needs root, and a source tree that other users may read: {why}")
+
+
+def test_what_root_has_built_a_user_may_use(roots_cache):
+    """Building needs root, using does not: nothing in the cache must be written or locked for it."""
+    before = os.umask(0o077)
+    try:
+        build(roots_cache)
+    finally:
+        os.umask(before)
+    roots_cache.chmod(0o755)
+    done = as_a_user(roots_cache)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_cache_that_cannot_be_read_is_our_error(roots_cache):
+    """A user gets a sentence with the folder in it, not a traceback."""
+    build(roots_cache)
+    roots_cache.chmod(0o700)
+    done = as_a_user(roots_cache)
+    assert done.stderr.startswith(f"ImageError: the guest image in {roots_cache}: "), done.stderr
 
 
 def test_the_guest_gets_the_agent_and_no_tests_or_caches(workshop, tmp_path):

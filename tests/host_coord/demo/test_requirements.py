@@ -9,6 +9,8 @@ import pytest
 
 from ballonet_host_coord.demo import requirements
 
+REAL_RUN = subprocess.run
+
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -72,6 +74,19 @@ def test_an_installation_that_brings_nothing_is_an_error(host, monkeypatch):
     with pytest.raises(requirements.RequirementsError, match="not found on the PATH: qemu-system-x86"):
         requirements.ensure(requirements.TO_RUN, lambda _: None)
     assert host
+
+
+def test_apts_last_words_are_the_reason(host, tmp_path, monkeypatch, capfd):
+    """An installation that fails says why in the error's one line, with the command to paste, and nowhere else."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(subprocess, "run", REAL_RUN)
+    script = "#!/bin/sh\necho trying\necho 'E: Unable to connect to the mirror' >&2\nexit 100\n"
+    (tmp_path / "apt-get").write_text(script)
+    with pytest.raises(requirements.RequirementsError) as error:
+        requirements.ensure(requirements.TO_RUN, lambda _: None)
+    assert "could not install qemu-system-x86: E: Unable to connect to the mirror; as root: apt-get" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_nothing_missing_runs_nothing(host, tmp_path):

@@ -241,8 +241,11 @@ async def open_machine(spec: MachineSpec, image: Image, accelerator: str, parent
         await _sockets_open(machine)
         async with json_lines(machine.monitor_path) as peer:
             machine.monitor = Monitor(peer)
-            with trio.fail_after(SOCKETS_S):
-                await machine.monitor.call("qmp_capabilities")
+            try:
+                with trio.fail_after(SOCKETS_S):
+                    await machine.monitor.call("qmp_capabilities")
+            except (trio.TooSlowError, PeerGone):
+                raise MachineError(f"QEMU's monitor says nothing; {machine.last_words()}") from None
             try:
                 yield machine
             finally:

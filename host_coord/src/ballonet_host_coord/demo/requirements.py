@@ -46,18 +46,23 @@ def ensure(packages: Iterable[str], say: Callable[[str], None]) -> None:
     say(f"installing {', '.join(lacking)} with apt-get")
     install = [apt, "install", "--yes", "--no-install-recommends", *lacking]
     # Package lists may be absent (a fresh container) or too old for the mirror: fetch them only then.
-    if not _apt(install):
+    if _apt(install):
         say("fetching package lists")
-        if not (_apt([apt, "update"]) and _apt(install)):
-            raise RequirementsError(f"apt-get could not install {', '.join(lacking)}: {apt_line(lacking)}")
+        if why := _apt([apt, "update"]) or _apt(install):
+            raise RequirementsError(f"could not install {', '.join(lacking)}: {why}; as root: {apt_line(lacking)}")
     if still := missing(lacking):
         raise RequirementsError(f"installed, yet not found on the PATH: {', '.join(still)}")
 
 
-def _apt(command: list[str]) -> bool:
+def _apt(command: list[str]) -> str:
+    """Run apt-get; what went wrong in one line, empty where nothing did. Its own lines are not shown."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(
         [command[0], "--quiet=2", *command[1:]],
-        env=environment, stdin=subprocess.DEVNULL, check=False,
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", check=False,
     )  # fmt: skip
-    return done.returncode == 0
+    if done.returncode == 0:
+        return ""
+    said = [line for line in (done.stdout or "").splitlines() if line.strip()]
+    return said[-1].strip() if said else f"exit code {done.returncode}"

@@ -12,8 +12,8 @@ from ballonet_host_coord.simulated.channels import UnixChannel
 from ballonet_host_coord.simulated.house import House
 from ballonet_host_coord.simulated.machine import IDLE_KIB, KERNEL_SHARE, LEFT_FREE_KIB, Character, SimulatedMachine
 
-from .play import BUDGET_KIB, HEADROOM_KIB, MINIMUM_KIB, OVERHEAD_KIB, RAM_KIB, STARTUP_KIB, Say, has_started, perform
-from .table import Table
+from .play import BUDGET_KIB, HEADROOM_KIB, MINIMUM_KIB, OVERHEAD_KIB, RAM_KIB, STARTUP_KIB, has_started, perform
+from .table import Screen, Table
 from .verdict import Judge, Verdict
 
 BOOT_S = 2.0
@@ -52,9 +52,9 @@ class SimulatedActor:
         return self._machine.oom_kills
 
 
-async def run_simulated(say: Say, over_sockets: bool = True) -> Verdict:
+async def run_simulated(screen: Screen, over_sockets: bool = True) -> Verdict:
     """Perform the play without QEMU, in under a minute. Not `over_sockets`: in memory, so that a clock may jump."""
-    say("simulated guests: no QEMU; the coordinator and the agents' cores are the real ones")
+    screen.say("simulated guests: no QEMU; the coordinator and the agents' cores are the real ones")
     guests = tuple(
         GuestSettings(name, MINIMUM_KIB, STARTUP_KIB, RAM_KIB, overhead_kib=OVERHEAD_KIB) for name in NAMES
     )
@@ -66,7 +66,7 @@ async def run_simulated(say: Say, over_sockets: bool = True) -> Verdict:
         characters = {name: Character(boot_s=BOOT_S) for name in NAMES}
         house = House(settings, RAM_KIB, HOST_KIB, characters, sockets)
         judge = Judge(BUDGET_KIB)
-        table = Table(house.coordinator, judge)
+        table = Table(house.coordinator, judge, screen)
         async with trio.open_nursery() as nursery:
             # The second machine is switched on when the first has settled, as with real ones.
             house.vms["beta"].dead = True
@@ -75,9 +75,9 @@ async def run_simulated(say: Say, over_sockets: bool = True) -> Verdict:
             await has_started(house.coordinator, "alpha")
             house.vms["beta"].dead = False
             await has_started(house.coordinator, "beta")
-            say("both guests are up at their startup size")
+            screen.say("both guests are up at their startup size")
             actors = [SimulatedActor(house.machines[name]) for name in NAMES]
-            verdict = await perform(actors, house.coordinator, judge, True, "none", say)
+            verdict = await perform(actors, house.coordinator, judge, True, "none", screen.say)
             nursery.cancel_scope.cancel()
         for channel in sockets.values():
             channel.close()

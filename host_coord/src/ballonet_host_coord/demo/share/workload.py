@@ -3,9 +3,10 @@
 `workload.py PORT` serves JSON lines on a virtio-serial port, one object each way, matched by `id`; commands run
 side by side. `do` is one of
 
-hold      {"mib": N, "give_up_s": S}: have N MiB in use. Answered when every page of it has been written and is
-          resident, or after S seconds: {"held_kib", "rss_kib", "swap_kib", "touched_s", "usable_s" (null: not
-          within S), "longest_stall_us" (for one chunk), "failures" (of mmap), "died" (the holder was killed),
+hold      {"mib": N, "give_up_s": S}: have N MiB in use. Answered when every page of it has been written and all
+          but 8 MiB and a 64th of it (SWAPPED_*) is resident, not in swap, or after S seconds:
+          {"held_kib", "rss_kib", "swap_kib", "touched_s", "usable_s" (null: not within S), "longest_stall_us"
+          (for one chunk), "failures" (of mmap), "died" (the holder was killed; then only this and "held_kib"),
           "start_s", "end_s" (CLOCK_MONOTONIC of the guest)}. 0 gives all of it back.
 state     what is held, and how its memory felt since the last `hold`: {"held_kib", "longest_stall_us",
           "deaths" (of the holder), "holder_pid"}
