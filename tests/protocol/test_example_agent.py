@@ -31,7 +31,8 @@ from ballonet_protocol import (
 from ballonet_protocol.testing import NONCE, SESSION, drain, load_vectors, make_hello
 
 MOST_LINES = 600
-STRICT = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+WARNINGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 CASES = [case for case in load_vectors("frames")["cases"] if case["to"] == "agent"]
 
 
@@ -46,7 +47,7 @@ def agent(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(reason)
     program = tmp_path_factory.mktemp("agent-c") / "agent"
     source = workspace / "protocol" / "examples" / "agent.c"
-    command = [compiler, *STRICT, "-o", str(program), str(source)]
+    command = [compiler, *WARNINGS, *SANITIZERS, "-o", str(program), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return program

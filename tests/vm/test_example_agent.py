@@ -21,7 +21,7 @@ from ballonet_host_coord.service import serve
 from .conftest import cannot
 
 MIB = 1024
-IN_THE_GUEST = "/run/agent-c"
+IN_THE_GUEST = "/usr/local/bin/agent-c"  # /run is mounted noexec
 PORT = "/dev/virtio-ports/org.ballonet.agent.0"
 FLOOR_MIB = 192
 PIECE = 24_000
