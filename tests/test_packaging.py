@@ -28,7 +28,7 @@ PROJECTS = {
 DATA = {
     "protocol": ["vectors/*.json", "vectors/README.md"],
     "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers"],
-    "host_coord": ["demo/share/*"],
+    "host_coord": ["share/*.service", "demo/share/*"],
 }
 
 

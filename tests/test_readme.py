@@ -1,4 +1,4 @@
-"""The README's commands and settings are ones that work."""
+"""The README's commands and settings exist as they stand there; `tests/vm/test_readme.py` runs them in real guests."""
 
 from __future__ import annotations
 
@@ -19,24 +19,15 @@ import pytest
 
 from ballonet_host_coord.config import GUEST_KEYS, HOST_KEYS, TomlSettings
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+from .readme import BY_HAND, COORDINATOR, ROOT, commands, lines, qemu_options, section, settings_example
+
 BIN = Path(sys.executable).parent
 # Debian 12 packages that the README installs. Each was looked up there; a new one wants the same.
 PACKAGES = {
     "python3-click", "python3-msgpack", "python3-pip", "python3-setuptools", "python3-venv", "python3-wheel",
 }  # fmt: skip
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of the README in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def commands() -> list[list[str]]:
-    """Every shell command of the README as words, comments gone and continued lines joined."""
-    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+# Folders that a fresh Debian 12 has. Into any other one `install` needs -D and the file's whole name.
+FOLDERS = {"/etc/systemd/system/", "/etc/udev/rules.d/"}
 
 
 def _make(words: list[str]) -> None:
@@ -73,8 +64,8 @@ def _our_command(command: str) -> Callable[[list[str]], None]:
 
 
 def _install(words: list[str]) -> None:
-    assert words[:2] == ["-m", "644"]
-    source, target = words[2:]
+    *options, source, target = words
+    assert options == (["-m", "644"] if target in FOLDERS else ["-D", "-m", "644"])
     assert (ROOT / source).is_file()
     assert target.startswith("/etc/")
 
@@ -86,9 +77,10 @@ def _python3(words: list[str]) -> None:
 # Commands of the system's that the README may use as they are.
 SYSTEM = {
     "systemd-sysusers": [],
-    "systemctl": ["daemon-reload"],
+    "systemctl": ["daemon-reload", "enable --now ballonet.service"],
     "udevadm": ["control --reload", "trigger --subsystem-match=virtio-ports --action=add"],
     "ln": ["-s /opt/ballonet/bin/ballonet /usr/local/bin/ballonet"],
+    "mkdir": ["-p /run/vm"],
 }
 
 
@@ -110,6 +102,7 @@ KNOWN: dict[str, Callable[[list[str]], None]] = {
     "pip": _pip,
     "/opt/ballonet/bin/pip": _pip,
     "ballonet": _our_command("ballonet"),
+    ".venv/bin/ballonet": _our_command("ballonet"),
     "ballonet-agent": _our_command("ballonet-agent"),
     "install": _install,
     "python3": _python3,
@@ -118,14 +111,9 @@ KNOWN: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-def qemu_options() -> list[str]:
-    """What the README gives QEMU, without the program's name."""
-    return next(words[1:] for words in commands() if words[0] == "qemu-system-x86_64")
-
-
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_command_is_one_that_works(words: list[str]) -> None:
-    """Every command in the README exists, with the options and files that it names."""
+def test_command_exists_with_its_options(words: list[str]) -> None:
+    """Every command in the README is one that there is, with the options and files that it names."""
     program, *rest = words
     assert program in KNOWN, "say in KNOWN how this command is checked"
     KNOWN[program](rest)
@@ -138,7 +126,7 @@ def test_the_two_commands_are_there() -> None:
 
 def test_settings_example_is_twelve_lines_for_two_guests(tmp_path: Path) -> None:
     """The settings example is short and accepted, and its budget is less than what the guests may have together."""
-    (example,) = blocks("toml")
+    example = settings_example()
     file = tmp_path / "coordinator.toml"
     file.write_text(example)
     settings = TomlSettings(file)
@@ -152,9 +140,48 @@ def test_settings_example_is_twelve_lines_for_two_guests(tmp_path: Path) -> None
 
 def test_every_setting_is_named() -> None:
     """The README's table has every key that the coordinator's settings know, and no other."""
-    rows = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", section(BY_HAND), re.MULTILINE)
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert named == set(HOST_KEYS) | set(GUEST_KEYS)
+
+
+@pytest.mark.slow
+def test_installing_the_coordinator_gives_a_whole_command(tmp_path: Path) -> None:
+    """The README's lines, run in a copy of the tree with no network, make a `ballonet` that has the demo, too."""
+    tree, opt = tmp_path / "tree", tmp_path / "opt"
+    (opt / "bin").mkdir(parents=True)
+    for member in ("protocol", "guest_agent", "host_coord"):
+        ignored = shutil.ignore_patterns("*.egg-info", "build", "__pycache__")
+        shutil.copytree(ROOT / member, tree / member, ignore=ignored)
+    # What pip would fetch is lent by the environment that runs the tests; our three come from the copy all the same.
+    lent = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    environment = {
+        **os.environ, "PATH": f"/usr/bin:{os.environ['PATH']}", "PYTHONPATH": ":".join(lent), "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1",
+    }  # fmt: skip
+    ran = []
+    for line in lines(section(COORDINATOR)):
+        program = shlex.split(line)[0]
+        if program in ("python3", "ln") or program.endswith("/pip"):
+            here = line.replace("/opt/ballonet", f"{opt}/ballonet").replace("/usr/local/bin", f"{opt}/bin")
+            done = subprocess.run(
+                ["sh", "-c", here], cwd=tree, env=environment, capture_output=True, text=True, check=False
+            )  # fmt: skip
+            assert done.returncode == 0, f"{here}\n{done.stdout}{done.stderr}"
+            ran.append(program)
+    assert ran == ["python3", "/opt/ballonet/bin/pip", "ln"]
+    (site,) = (opt / "ballonet").glob("lib/python3*/site-packages")
+    (tmp_path / "coordinator.toml").write_text(settings_example())
+    for words in (["demo", "--help"], ["check", "--config", str(tmp_path / "coordinator.toml")]):
+        done = subprocess.run(
+            [str(opt / "bin/ballonet"), *words],
+            env={**environment, "PYTHONPATH": ":".join([str(site), *lent])},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in site.glob("ballonet_*") if path.is_dir() and path.suffix == ""} == {
+        "ballonet_protocol", "ballonet_guest_agent", "ballonet_host_coord",
+    }  # fmt: skip
 
 
 def _qmp(path: Path, *requests: str) -> list[dict[str, Any]]:

@@ -8,16 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+P99_SAMPLES = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One quantity. `missing`: why there are no samples; an empty figure says so and is never left out."""
+    """One quantity. `missing`: why there are no samples; an empty figure says so and is never left out.
+
+    `of`: of a ratio, how many samples its two sides have.
+    """
 
     bench: str
     name: str
     unit: str
     samples: tuple[float, ...]
     missing: str = ""
+    of: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> str:
+        """What the table shows as n."""
+        return ":".join(map(str, self.of or (len(self.samples),)))
 
     @property
     def median(self) -> float | None:
@@ -25,8 +36,8 @@ class Figure:
 
     @property
     def p99(self) -> float | None:
-        """The nearest rank: with fewer than 100 samples that is the largest."""
-        if not self.samples:
+        """The nearest rank. None below 100 samples, where it would be the largest under another name."""
+        if len(self.samples) < P99_SAMPLES:
             return None
         return sorted(self.samples)[math.ceil(0.99 * len(self.samples)) - 1]
 
@@ -44,6 +55,8 @@ class Figure:
             "p99": self.p99,
             "max": self.largest,
         }
+        if self.of:
+            value["of"] = list(self.of)
         # Of thousands of samples the quantiles say enough.
         if len(self.samples) <= 100:
             value["samples"] = list(self.samples)
@@ -59,7 +72,7 @@ class Findings:
         self.figures: list[Figure] = []
 
     def add(self, bench: str, name: str, unit: str, samples: Sequence[float], missing: str = "") -> Figure:
-        figure = Figure(bench, name, unit, tuple(samples), missing if not samples else "")
+        figure = Figure(bench, name, unit, tuple(samples), (missing or "no samples") if not samples else "")
         self.figures.append(figure)
         return figure
 
@@ -68,7 +81,8 @@ class Findings:
         if over.median is None or not under.median:
             self.add(bench, name, "x", [], "one side was not measured")
         else:
-            self.add(bench, name, "x", [over.median / under.median])
+            of = (len(over.samples), len(under.samples))
+            self.figures.append(Figure(bench, name, "x", (over.median / under.median,), of=of))
 
     def table(self) -> str:
         rows = [("bench", "figure", "unit", "n", "median", "p99", "max")]
@@ -76,7 +90,7 @@ class Findings:
             # A single number is no distribution.
             tail = ("", "") if len(figure.samples) == 1 else (number(figure.p99), number(figure.largest))
             rows.append(
-                (figure.bench, figure.name, figure.unit, str(len(figure.samples)), number(figure.median), *tail)
+                (figure.bench, figure.name, figure.unit, figure.count, number(figure.median), *tail)
             )
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = []

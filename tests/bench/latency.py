@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import time
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import trio
+from answers import HostStamps, ask
 from house import AGENT_UNIT, GUEST_FOLDER, MIB, STEP_KIB, House
-from house import NAME as GUEST
 from steps import GIVE_UP_S
-
-from ballonet_host_coord.model import SetTarget
-from ballonet_host_coord.qmp import QmpClient
-from ballonet_host_coord.session import AgentSession
 
 NAME = "latency"
 STEPS, QUICK_STEPS = 6, 2
 SHORTAGES, QUICK_SHORTAGES = 12, 3
+SWEEPS, QUICK_SWEEPS = 3, 1
+"""Of DEMANDs from the scripted agent, some hundred in each."""
 SHORT_FOR_S = 3.0
 """A shortage that nobody answers goes on: each window of the trigger fires again, under the worst conditions."""
 QUIET_S = 1.5
@@ -39,16 +35,13 @@ async def measure(house: House) -> None:
     await house.guest.run(f"{start} --unit=bench-agent python3 {probe} {GUEST_FOLDER}/probe.json")
     await house.guest.run(f"{start} --unit=bench-stalls python3 {stalls} {GUEST_FOLDER}/stalls.json")
     held_ns = []
-    stamps = HostStamps()
     try:
-        with stamps.taken():
-            for index in range(count):
-                await house.squeeze()
-                async with house.served() as coordinator:
-                    coordinator.on_turn = stamps.turned
-                    await trio.sleep(QUIET_S)
-                    held_ns.append(await _hold(house, GIVE_UP_S))
-                house.say(f"{NAME}: answered step {index + 1} of {count}")
+        for index in range(count):
+            await house.squeeze()
+            async with house.served():
+                await trio.sleep(QUIET_S)
+                held_ns.append(await _hold(house, GIVE_UP_S))
+            house.say(f"{NAME}: answered step {index + 1} of {count}")
         await house.squeeze()
         async with house.served(observe=True):
             for index in range(shortages):
@@ -58,11 +51,34 @@ async def measure(house: House) -> None:
                 house.say(f"{NAME}: observed shortage {index + 1} of {shortages}")
     finally:
         await house.systemctl("stop bench-agent bench-stalls")
+    try:
+        await _add_host_figures(house)
+    finally:
         await house.systemctl(f"start {AGENT_UNIT}")
     stamped = await house.fetch("probe.json")
     noted = [(at, total) for at, total in await house.fetch("stalls.json")]
     _add_guest_figures(house, held_ns, stamped, noted)
-    house.findings.add(NAME, "DEMAND in -> QMP balloon command out", "ms", [s * 1e3 for s in stamps.samples])
+
+
+async def _add_host_figures(house: House) -> None:
+    """The guest's balloon under a scripted agent's DEMANDs; nothing in the guest speaks meanwhile."""
+    stamps = HostStamps()
+    asked = 0
+    sweeps = QUICK_SWEEPS if house.quick else SWEEPS
+    for index in range(sweeps):
+        await house.squeeze()
+        path = house.folder / f"scripted-{index}.sock"
+        asked += await ask(house.settings, str(path), house.machine.monitor.actual_kib, stamps)
+        house.say(f"{NAME}: {asked} scripted DEMANDs, {len(stamps.samples)} commands")
+    add = house.findings.add
+    add(
+        NAME,
+        "DEMAND in -> QMP balloon command out",
+        "ms",
+        [s * 1e3 for s in stamps.samples],
+        f"none of {asked} DEMANDs led to a command that the stamps saw",
+    )
+    add(NAME, "DEMANDs that led to no command", "count", [asked - len(stamps.samples)])
 
 
 async def _hold(house: House, give_up_s: float) -> tuple[float, float]:
@@ -77,7 +93,8 @@ def _add_guest_figures(
     add = house.findings.add
     triggers = stamped["triggers"]
     written = [(at, then) for at, then in triggers if then is not None]
-    add(NAME, "PSI trigger -> DEMAND written", "ms", [(then - at) / 1e6 for at, then in written])
+    missing = f"none of {len(triggers)} triggers led to a DEMAND at once"
+    add(NAME, "PSI trigger -> DEMAND written", "ms", [(then - at) / 1e6 for at, then in written], missing)
     add(NAME, "triggers held back (four DEMANDs a second)", "count", [len(triggers) - len(written)])
     waits: list[float] = []
     costs: list[float] = []
@@ -114,40 +131,3 @@ def total_at(noted: Noted, at: float) -> float:
         return noted[max(0, place - 1)][1]
     (t0, v0), (t1, v1) = noted[place - 1], noted[place]
     return v0 + (v1 - v0) * (at - t0) / (t1 - t0)
-
-
-class HostStamps:
-    """Times from bytes that hold a DEMAND to the `balloon` command that it caused, in the service's own process."""
-
-    def __init__(self) -> None:
-        self.samples: list[float] = []
-        self._since_s: float | None = None
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """The two places are wrapped while this lasts."""
-        received, send = AgentSession.received, QmpClient._send
-
-        def stamped_received(session: AgentSession, data: bytes, now_s: float) -> None:
-            began_s = time.perf_counter()
-            received(session, data, now_s)
-            if session.wishes and self._since_s is None:
-                self._since_s = began_s
-
-        async def stamped_send(client: QmpClient, line: bytes) -> None:
-            await send(client, line)
-            if self._since_s is not None and b'"execute": "balloon"' in line:
-                self.samples.append(time.perf_counter() - self._since_s)
-                self._since_s = None
-
-        AgentSession.received = stamped_received  # type: ignore[method-assign, assignment]
-        QmpClient._send = stamped_send  # type: ignore[method-assign, assignment]
-        try:
-            yield
-        finally:
-            AgentSession.received, QmpClient._send = received, send  # type: ignore[method-assign]
-
-    def turned(self, _snapshot: Any, _decision: Any, commands: list[Any]) -> None:
-        """A DEMAND that caused no command has no latency: the guest has been given that much already."""
-        if not any(isinstance(command, SetTarget) and command.guest == GUEST for command in commands):
-            self._since_s = None

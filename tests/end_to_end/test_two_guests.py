@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from ballonet_host_coord.model import RunState, SetTarget, StartVm, TellDeflate, VmFacts
+from ballonet_host_coord.model import RunState, SetTarget, StartVm, TellDeflate
 
 MIB = 1024
 
@@ -142,6 +142,16 @@ def test_a_grant_is_told_to_the_agent(play):
     assert told <= {order.target_kib for _, order in stage.watch.commands_of("alpha", SetTarget)}
 
 
-def test_the_books_start_empty():
-    """A guest that was never seen holds nothing."""
-    assert VmFacts(RunState.ABSENT).ram_kib == 0
+def test_a_guest_is_booked_from_the_moment_it_is_seen(play):
+    """Before its hypervisor has answered the books hold nothing for a guest; afterwards they never hold nothing."""
+
+    async def scenario(stage):
+        await stage.until_up()
+
+    stage = play(scenario)
+    first, _ = stage.watch.turns[0]
+    assert [(guest.vm.run_state, guest.booking.booked_kib) for guest in first.guests] == [(RunState.ABSENT, 0)] * 2
+    for snapshot, decision in stage.watch.turns:
+        assert decision.booked_kib == sum(guest.booking.booked_kib for guest in snapshot.guests)
+        for guest in snapshot.guests:
+            assert (guest.booking.booked_kib == 0) == (guest.vm.run_state is RunState.ABSENT)

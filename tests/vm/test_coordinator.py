@@ -8,8 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,18 @@ overhead = "112M"
 [guest.alpha]
 qmp = "{folder}/alpha/qmp.sock"
 channel = "{folder}/alpha/agent.sock"
-[guest.never]
-qmp = "{folder}/never/qmp.sock"
-channel = "{folder}/never/agent.sock"
+[guest.absent]
+qmp = "{folder}/absent/qmp.sock"
+channel = "{folder}/absent/agent.sock"
+[guest.bare]
+maximum = "512M"
+qmp = "{folder}/bare.qmp"
+channel = "{folder}/bare.agent"
 """
+BUDGET_MIB = 1700
+BARE_KIB = 512 * MIB
+OVERHEAD_KIB = 112 * MIB
+"""What is booked for a guest at the least, beside its own memory."""
 
 
 class Service:
@@ -49,7 +57,7 @@ class Service:
         self.folder = folder
         self.config = folder / "coordinator.toml"
         self.control = str(folder / "control.sock")
-        self.config.write_text(TOML.format(folder=folder, budget_mib=2500))
+        self.config.write_text(TOML.format(folder=folder, budget_mib=BUDGET_MIB))
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
 
@@ -86,16 +94,40 @@ class Service:
             return None
         return next(line for line in status["guests"] if line["name"] == name)
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0) -> dict[str, Any]:
-        """The first status of alpha for which `holds`; fails with the last one after `within_s`."""
+    async def until(
+        self, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0, name: str = "alpha"
+    ) -> dict[str, Any]:
+        """The first status of a guest for which `holds`; fails with the last one after `within_s`."""
         line = None
         with trio.move_on_after(within_s):
             while True:
-                line = await self.guest()
+                line = await self.guest(name)
                 if line is not None and holds(line):
                     return line
                 await trio.sleep(0.2)
         pytest.fail(f"not within {within_s} s: {line}\n{self.journal()[-1500:]}")
+
+
+@contextmanager
+def a_machine_that_never_boots(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """QEMU with no disk and no kernel: its firmware looks for one and waits, and no balloon driver ever answers."""
+    with (folder / "bare.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                "setpriv", "--pdeathsig", "KILL",
+                "qemu-system-x86_64", "-accel", "tcg", "-m", f"{BARE_KIB}K", "-S", "-nodefaults", "-display", "none",
+                "-device", "virtio-balloon-pci,deflate-on-oom=on", "-device", "virtio-serial-pci",
+                "-chardev", f"socket,id=agent,path={folder}/bare.agent,server=on,wait=off",
+                "-device", "virtserialport,id=agent,chardev=agent,name=org.ballonet.agent.0",
+                "-qmp", f"unix:{folder}/bare.qmp,server=on,wait=off",
+            ],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def has_settled(line: dict[str, Any]) -> bool:
@@ -105,7 +137,8 @@ def has_settled(line: dict[str, Any]) -> bool:
 def test_operators_view_and_every_loss(image, accelerator, play):
     """One guest's life under the service: startup, status, agent killed and stopped, coordinator killed, release.
 
-    The other guest of the settings never starts, and delays nothing in any of it.
+    Two more guests of the settings never come up, and delay nothing in any of it: one is not there at all, the other
+    has a QEMU that runs and never boots, and keeps its claim in a budget that has no room to spare.
     """
 
     async def scenario() -> None:
@@ -120,10 +153,13 @@ def test_operators_view_and_every_loss(image, accelerator, play):
             )
             guest = await stack.enter_async_context(machine.guest())
             await service.until(has_settled)
+            bare = stack.enter_context(a_machine_that_never_boots(folder))
+            await service.until(lambda line: line["state"] == "booting", name="bare")
             await operators_see_what_is_there(service)
             await a_killed_agent_comes_back(service, guest)
             await a_stopped_agent_means_hold(service, guest, machine)
             await a_killed_coordinator_answers_shortages_first(service, guest)
+            await a_machine_keeps_its_claim_until_it_ends(service, bare)
             await a_release_gives_everything_back(service, machine)
             assert service.end(signal.SIGTERM) == 0
             assert await machine.monitor.actual_kib() == 1024 * MIB
@@ -137,13 +173,16 @@ async def operators_see_what_is_there(service: Service) -> None:
     text = service.command("status")
     assert text.returncode == 0
     assert "alpha" in text.stdout
-    assert "budget 2500" in text.stdout
+    assert f"budget {BUDGET_MIB}" in text.stdout
     answer = json.loads(service.command("status", "--json").stdout)
-    (alpha, never) = answer["guests"]
+    alpha, absent, bare = answer["guests"]
     assert alpha["status"] in ("OK", "Low", "Warning")
     assert alpha["why"]
     assert alpha["resident_kib"] <= alpha["assigned_kib"]
-    assert never["state"] == "absent"
+    assert absent["state"] == "absent"
+    assert bare["resident_kib"] < BARE_KIB / 2
+    assert bare["booked_kib"] == BARE_KIB + OVERHEAD_KIB
+    assert bare["why"].startswith("booting: its balloon driver has not answered yet, booked with its whole RAM")
     assert answer["host"]["booked_kib"] <= answer["host"]["budget_kib"]
 
 
@@ -184,12 +223,36 @@ async def a_killed_coordinator_answers_shortages_first(service: Service, guest: 
         await trio.sleep(2)
         service.start()
     assert answer["usable_s"] is not None
+    await beside_the_claim(service)
     turns = [alpha_of(turn) for turn in read_recording(str(service.folder / "record.jsonl"))]
     heard = next(index for index, alpha in enumerate(turns) if alpha["report"] is not None)
     assert all(alpha["hypervisor_target_kib"] is None for alpha in turns[:heard])
     grants = [alpha["hypervisor_target_kib"] for alpha in turns if alpha["hypervisor_target_kib"] is not None]
     assert grants[0] > turns[heard]["vm"]["actual_kib"]
     await guest.hold(0)
+
+
+async def beside_the_claim(service: Service) -> None:
+    """Alpha got what it needed, and no more than what the claim of the machine that never boots leaves."""
+    status = await request(service.control, "status")
+    alpha, _, bare = status["guests"]
+    assert bare["booked_kib"] == BARE_KIB + OVERHEAD_KIB
+    assert 650 * MIB < alpha["assigned_kib"] <= BUDGET_MIB * MIB - bare["booked_kib"] - OVERHEAD_KIB
+    assert status["host"]["booked_kib"] <= status["host"]["budget_kib"]
+
+
+async def a_machine_keeps_its_claim_until_it_ends(service: Service, bare: subprocess.Popen[bytes]) -> None:
+    """A QEMU that stands still stays booked as it was, and alpha is looked after; when it ends its claim is gone."""
+    bare.send_signal(signal.SIGSTOP)
+    line = await service.until(lambda line: line["state"] == "unreachable", name="bare")
+    assert line["booked_kib"] == BARE_KIB + OVERHEAD_KIB
+    assert line["why"].startswith("its hypervisor does not answer: booked as it was")
+    alpha = await service.guest()
+    assert alpha is not None
+    assert alpha["agent"].startswith("ballonet-agent")
+    bare.kill()
+    bare.wait()
+    await service.until(lambda line: line["state"] == "absent" and not line["booked_kib"], name="bare")
 
 
 def alpha_of(turn: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def _needs_more(module: str) -> click.Command:
     @click.command("demo", help="See it work (not installed).", context_settings={"ignore_unknown_options": True})
     @click.argument("rest", nargs=-1)
     def demo(rest: tuple[str, ...]) -> NoReturn:
-        _fail(f"the demo needs {module}: pip install 'ballonet-host-coord[demo]'")
+        # A path and not a name: on an index the names may be strangers'.
+        _fail(f"the demo needs {module}; in a copy of the tree: pip install ./protocol ./guest_agent ./host_coord")
 
     return demo
 

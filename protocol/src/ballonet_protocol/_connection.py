@@ -44,6 +44,7 @@ CRITICAL_FLAGS = 0xFF00  # a receiver that does not know one of these may not ac
 # Of the messages that both ends send, so many are remembered to know them again on a line that echoes: more than wait
 # for an answer at any time.
 ECHOES_KNOWN = 8
+_ALIKE = frozenset(kind for kind in MESSAGE_TYPES.values() if kind.SENDERS == BOTH)
 
 
 class Connection:
@@ -145,7 +146,7 @@ class Connection:
             return None
         if message_type is not None and in_session and self.peer_role not in message_type.SENDERS:
             raise RemoteProtocolError(ErrorCode.NOT_PERMITTED, seq, f"{message_type.TYPE_NAME} is not yours to send")
-        if (type_code, seq, session, untrusted_payload) in self._sent_alike:
+        if message_type in _ALIKE and (type_code, seq, session, untrusted_payload) in self._sent_alike:
             self.unexpected_frames += 1
             return None
         if not opens_session and not outside and not self._is_new(seq):
@@ -267,7 +268,7 @@ class Connection:
         else:
             self._seq_outside = seq
         self.last_seq_sent = seq
-        if message_type.SENDERS == BOTH:
+        if message_type in _ALIKE:
             self._sent_alike = [*self._sent_alike[1 - ECHOES_KNOWN :], (message_type.TYPE_CODE, seq, session, payload)]
         if isinstance(message, HelloAck) and self._hello is not None:
             self._agree(self._hello, message)

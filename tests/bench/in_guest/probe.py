@@ -1,6 +1,7 @@
 """Runs in the guest in the service's place: the agent's own daemon, with two stamps around its DEMAND.
 
-`probe.py FILE`. Stamps are CLOCK_MONOTONIC in nanoseconds, kept in memory and written to FILE as JSON at SIGTERM:
+`probe.py FILE [ARGUMENT...]`, the arguments the daemon's. Stamps are CLOCK_MONOTONIC in nanoseconds, kept in memory and
+written to FILE as JSON at SIGTERM:
 {"triggers": [[event, written or null (held back by the rhythm of DEMANDs)], ...], "demands": [[written, why], ...]}
 """
 
@@ -56,6 +57,6 @@ class StampedLoop(Loop):
 if __name__ == "__main__":
     Connection.send = noting_send
     daemon.Loop = StampedLoop
-    daemon.main([])
+    daemon.main(sys.argv[2:])
     with open(sys.argv[1], "w") as file:
         json.dump(found, file)

@@ -175,7 +175,8 @@ def _package_folder(package: str) -> Path:
     """Of an installed import package; it is not imported: the coordinator has no part in the agent's code."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ImageError(f"{package} is not installed; guests get a copy: pip install 'ballonet-host-coord[demo]'")
+        member = package.removeprefix("ballonet_")
+        raise ImageError(f"{package} is not installed, and guests get a copy; in a copy of the tree: pip install ./{member}")
     return Path(spec.submodule_search_locations[0])
 
 
