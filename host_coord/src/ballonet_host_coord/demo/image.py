@@ -176,7 +176,7 @@ def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         member = package.removeprefix("ballonet_")
-        raise ImageError(f"{package} is not installed, and guests get a copy; in a copy of the tree: pip install ./{member}")
+        raise ImageError(f"{package} is not installed; guests get a copy. In the tree: pip install ./{member}")
     return Path(spec.submodule_search_locations[0])
 
 
