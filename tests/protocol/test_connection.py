@@ -304,7 +304,10 @@ def test_wrong_direction(pair: ConnectionPair, frame: Callable[..., bytes]) -> N
 def test_a_bad_error_is_not_answered(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
     """An ERROR that is itself wrong is dropped and counted: nobody answers an ERROR."""
     assert _receives(pair.agent, frame(ErrorMessage, {"code": "x"})) == []
-    assert pair.agent.unexpected_frames == 1
+    error = {"code": 2, "fatal": False}
+    assert _receives(pair.agent, frame(ErrorMessage, error, seq=3, flags=0x0100)) == []
+    assert _receives(pair.agent, frame(ErrorMessage, error, seq=1, flags=0x8000, session=0)) == []
+    assert pair.agent.unexpected_frames == 3
 
 
 def test_sending_in_the_wrong_role_or_state() -> None:

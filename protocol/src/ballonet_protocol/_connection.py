@@ -135,6 +135,9 @@ class Connection:
         if not opens_session and not outside and not self._is_new(seq):
             return None
         if flags & CRITICAL_FLAGS:
+            if message_type is ErrorMessage:
+                self.unexpected_frames += 1
+                return None
             raise RemoteProtocolError(ErrorCode.UNSUPPORTED_CRITICAL, seq, f"flags {flags & CRITICAL_FLAGS:#x}")
         if message_type is None:
             if flags & REQ:
