@@ -34,6 +34,7 @@ from ._messages import (
     Message,
     Role,
 )
+from ._records import MAX_INT
 from ._state import OUTSIDE_SESSIONS, RECEIVED, RECEIVES, SENDS, SENT, TRANSITIONS, State
 
 MAX_SEQ = 2**32 - 1
@@ -114,8 +115,14 @@ class Connection:
 
     @property
     def drops(self) -> Drops:
-        """Frames lost on the way to us since the connection began: damaged, overlong, missing between two that came."""
-        return Drops(crc=self._reader.crc, over=self._reader.over, gap=self._missing_frames)
+        """Frames lost on the way to us since the connection began: damaged, overlong, missing between two that came.
+
+        The counts stop at what a REPORT can carry: a peer that opens sessions and skips to their last number gets
+        `gap` past that with two million of them.
+        """
+        counts = (self._reader.crc, self._reader.over, self._missing_frames)
+        crc, over, gap = (min(count, MAX_INT) for count in counts)
+        return Drops(crc=crc, over=over, gap=gap)
 
     def _receive_frame(
         self, version: int, type_code: int, flags: int, seq: int, session: int, untrusted_payload: bytes
