@@ -84,7 +84,7 @@ def one_input(data: bytes) -> float:
     for error in errors:
         check_answer(connection, error)
     if portion < PORT_READ_BYTES:
-        check_portions_do_not_matter(role, situation, wire, connection, messages)
+        check_portions_do_not_matter(connection_in(role, situation), wire, connection, messages, errors)
     check_a_fresh_hello(connection)
     return slowest_s
 
@@ -217,12 +217,12 @@ def check_answer(connection: Connection, error: RemoteProtocolError) -> None:
 
 
 def check_portions_do_not_matter(
-    role: Role, situation: int, wire: bytes, connection: Connection, messages: list[Message]
+    other: Connection, wire: bytes, connection: Connection, messages: list[Message], errors: list[RemoteProtocolError]
 ) -> None:
     """The same bytes in larger portions give the same messages and, once the last frame has ended, the same counts."""
-    other = connection_in(role, situation)
-    in_one, _errors, _slowest_s = receive(other, wire, PORT_READ_BYTES)
-    assert in_one == messages
+    other_messages, other_errors, _slowest_s = receive(other, wire, PORT_READ_BYTES)
+    assert other_messages == messages
+    assert [(error.code, error.re) for error in other_errors] == [(error.code, error.re) for error in errors]
     assert other.state is connection.state
     for end in (connection, other):
         end.discard_partial()

@@ -97,6 +97,7 @@ STEPS: dict[str, Step] = {
     "restart": lambda ends, role, script: ends.restart(role),
     "open for sure": lambda ends, role, script: ends.open_for_sure(),
     "forge": _forge,
+    "heed": lambda ends, role, script: ends.heed(role),
 }
 NAMES = tuple(STEPS)
 

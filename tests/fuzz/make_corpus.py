@@ -28,6 +28,7 @@ from ballonet_protocol import (
     HelloReq,
     Inflate,
     Limits,
+    Message,
     Ping,
     Report,
     Role,
@@ -93,6 +94,17 @@ PAYLOADS = {
     "maps": b"\x82\xa1t\x01\xa1x\xdc\x00\x40" + b"\x80" * 64,
 }  # fmt: skip
 
+# Payloads of a HELLO, and of an ERROR, with a value of another kind than the table's.
+WRONG_KINDS = {
+    "fatal": map_of(("code", 2), ("fatal", 1)),
+    "nonce": map_of(("maj", [1, 1]), ("min", 0), ("nonce", b"short"), ("caps", [])),
+    "majors": map_of(("maj", [2, 1]), ("min", 0), ("nonce", bytes(16)), ("caps", [])),
+    "major": map_of(("maj", 1), ("min", 0), ("nonce", bytes(16)), ("caps", [])),
+    "capabilities": map_of(("maj", [1, 1]), ("min", 0), ("nonce", bytes(16)), ("caps", {})),
+    "limits": map_of(("maj", [1, 1]), ("min", 0), ("nonce", bytes(16)), ("caps", []), ("lim", [])),
+    "limit": map_of(("maj", [1, 1]), ("min", 0), ("nonce", bytes(16)), ("caps", []), ("lim", {"frame": 1})),
+}
+
 # Bytes on the line, to an agent in session.
 PING = encode_frame(Ping.TYPE_CODE, 1, 2, SESSION, encode_message(Ping(token=7)))
 LINES = {
@@ -156,6 +168,9 @@ def frame_inputs() -> dict[str, bytes]:
     for code in MESSAGE_TYPES:
         for role in Role:
             inputs[f"empty-{code:02x}-{role.value}"] = shape(role, ACTIVE, PAYLOAD, code) + b"\x80"
+    for name, payload in WRONG_KINDS.items():
+        kind_of_payload = ErrorMessage if name.startswith("fatal") else Hello
+        inputs[f"kind-{name}"] = shape(AGENT, ACTIVE, PAYLOAD, kind_of_payload.TYPE_CODE) + payload
     hello = make_hello(major_range=(2, 9), limits=Limits(frame_bytes=1024))
     many = make_hello(capabilities=tuple(f"x-{number:060}" for number in range(60)))
     inputs["hello-major"] = shape(AGENT, CLOSED, PAYLOAD, Hello.TYPE_CODE) + encode_message(hello)
@@ -171,6 +186,12 @@ def kind(message_type: type) -> int:
     return KINDS.index(message_type)
 
 
+def forge(role: Role, message: Message, numbers: bytes, foreign: int = 0) -> bytes:
+    """The step that puts in a frame with `message`. `numbers` are flags and half the seq, as the script has them."""
+    payload = encode_message(message)
+    return step("forge", role, message.TYPE_CODE, numbers, foreign, len(payload), payload)
+
+
 OPEN = step("open") + step("exchange", AGENT) + step("say", AGENT, kind(HelloAck)) + step("exchange", COORDINATOR)
 REPORTS = step("say", AGENT, kind(Report)) * 4
 INFLATES = step("say", COORDINATOR, kind(Inflate)) * 4
@@ -182,6 +203,8 @@ SCRIPTS = {
     "open": OPEN,
     "everything": OPEN + b"".join(step("say", role, number) for number in range(len(KINDS)) for role in Role) + ALL,
     "ask": step("say", AGENT, kind(HelloReq)) + step("exchange", COORDINATOR) + OPEN + ALL,
+    "heed": OPEN + REPORTS + step("restart", COORDINATOR) + ALL + step("heed", COORDINATOR)
+    + step("restart", AGENT) + INFLATES + ALL + step("heed", AGENT) + ALL,
     "reopen": OPEN + REPORTS + OPEN + ALL,
     "bye-agent": OPEN + REPORTS + step("say", AGENT, kind(Bye)) + ALL + OPEN + REPORTS + ALL,
     "bye-both": OPEN + step("say", AGENT, kind(Bye)) + step("say", COORDINATOR, kind(Bye)) + ALL + OPEN,
@@ -204,13 +227,12 @@ SCRIPTS = {
     "byte-by-byte": step("open") + (step("deliver", AGENT, 1) + step("read", AGENT)) * 120,
     "give-up": step("open") + step("deliver", AGENT, 20) + step("give up", AGENT) + OPEN + ALL,
     "unread": OPEN + INFLATES * 3 + step("deliver", AGENT, 255) * 3 + step("open") + step("read", AGENT) * 9 + ALL,
-    "forge-hello": OPEN + step("forge", AGENT, 2, TWO, TWO, 1, 60, encode_message(make_hello())[:60]) + ALL,
-    "forge-event": OPEN + step("forge", COORDINATOR, 48, b"\0\0\0\0", 0, 30,
-                               encode_message(Event(event="x", boottime_ms=1)).ljust(30, b"\0")) + ALL,
-    "forge-critical-error": OPEN + step("forge", AGENT, 7, b"\x01\0\0\x01", 0, 20,
-                                        encode_message(ErrorMessage(code=2, fatal=False)).ljust(20, b"\0")) + ALL,
-    "forge-last-seq": OPEN + step("forge", COORDINATOR, 4, b"\0\x01\xff\xff", 0, 4,
-                                  encode_message(Ping(token=5))) + ALL + REPORTS + ALL,
+    "forge-hello": OPEN + forge(AGENT, make_hello(), b"\0\0\0\1", foreign=1) + ALL,
+    "forge-hello-major": OPEN + forge(AGENT, make_hello(major_range=(2, 9)), b"\0\0\0\1", foreign=1) + ALL
+    + step("say", AGENT, kind(HelloAck)) + step("say", AGENT, kind(ErrorMessage)) + ALL + OPEN + ALL,
+    "forge-event": OPEN + forge(COORDINATOR, Event(event="x", boottime_ms=1), b"\0\0\0\0") + ALL,
+    "forge-critical-error": OPEN + forge(AGENT, ErrorMessage(code=2, fatal=False), b"\1\0\0\1") + ALL,
+    "forge-last-seq": OPEN + forge(COORDINATOR, Ping(token=5), b"\0\1\xff\xff") + ALL + REPORTS + ALL,
 }  # fmt: skip
 
 

@@ -183,6 +183,17 @@ class TwoEnds:
         self.ends[role].discard_partial()
         assert not self.ends[role].has_partial
 
+    def heed(self, role: Role) -> None:
+        """That end does what frames of a foreign session ask for, if there were any: once."""
+        end = self.ends[role]
+        if end.take_unknown_session():
+            assert end.stale_frames
+            assert not end.take_unknown_session()
+            if role is AGENT:
+                self.say(AGENT, HelloReq)
+            else:
+                self.open()
+
     # --- what the lines do -------------------------------------------------------------------------------------------
 
     def lose(self, role: Role, place: int, length: int) -> None:

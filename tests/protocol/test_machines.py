@@ -122,6 +122,11 @@ class HonestEnds(RuleBasedStateMachine):
         """An end is another process from now on."""
         self.ends.restart(role)
 
+    @rule(role=roles)
+    def heed(self, role: Role) -> None:
+        """An end heeds frames of a foreign session."""
+        self.ends.heed(role)
+
     @rule()
     def open_for_sure(self) -> None:
         """A fresh HELLO gets through."""
