@@ -5,13 +5,14 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.installed
 MEMBERS := protocol guest_agent host_coord
 JSON    ?=
+SECONDS ?= 60
 
 # What real guests need on a Debian host: the emulator, and what builds the guest's image.
 VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
 # What builds the example agent in C.
 C_PACKAGES := gcc libc6-dev
 
-.PHONY: venv venv-packages vm-packages demo test test-fast bench image clean
+.PHONY: venv venv-packages vm-packages demo test test-fast bench fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -63,9 +64,18 @@ test: venv vm-packages c-packages
 test-fast: venv c-packages
 	$(BIN)/python -m pytest -m "not vm and not slow"
 
+# Look for input that the wire's library does not bear, for SECONDS; tests/fuzz/README.md. Atheris, which carries
+# libFuzzer, is installed here and by nothing else.
+fuzz: $(VENV)/.installed-fuzz
+	$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
+
+$(VENV)/.installed-fuzz: requirements-fuzz.txt $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
+	touch $@
+
 # All that building and testing leave in the tree; the venv stays, and the guest image in ~/.cache/ballonet.
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
 	rm -rf $(MEMBERS:%=%/build) $(MEMBERS:%=%/dist)
 	find $(MEMBERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -80,7 +80,30 @@ def test_ci_runs_make_test() -> None:
     assert commands == ['cd "$(dirname "$0")/.." && exec make test']
 
 
-@pytest.mark.parametrize("target", ["venv", "demo", "test", "test-fast", "bench", "image", "clean"])
+@pytest.mark.parametrize(("words", "seconds"), [((), "60"), (("SECONDS=7",), "7")])
+def test_fuzzing_takes_the_time_it_is_given(tmp_path: Path, words: tuple[str, ...], seconds: str) -> None:
+    """`make fuzz` runs for a minute, or for SECONDS."""
+    said, _ = make(tmp_path, "--dry-run", "fuzz", *words)
+    assert said.splitlines()[-1] == f".venv/bin/python tests/fuzz/run.py --seconds {seconds}"
+
+
+def test_the_fuzzer_is_installed_only_when_asked(tmp_path: Path) -> None:
+    """Its 35 MB are a requirement of `make fuzz` and of nothing that a developer or CI runs."""
+    assert "atheris" in (ROOT / "requirements-fuzz.txt").read_text()
+    said, _ = make(tmp_path, "--dry-run", "--always-make", "test", "test-fast", "bench", "demo", id="echo 1000")
+    assert "requirements-dev.txt" in said
+    assert "requirements-fuzz.txt" not in said
+
+
+def test_clean_takes_away_what_the_tools_leave(tmp_path: Path) -> None:
+    """Every folder that git is told to ignore is removed by `make clean`, the environment and the caches apart."""
+    said, _ = make(tmp_path, "--dry-run", "clean")
+    ignored = (ROOT / ".gitignore").read_text().split()
+    for folder in set(ignored) - {".venv/", ".cache/", "*.egg-info/"}:
+        assert folder.rstrip("/") in said
+
+
+@pytest.mark.parametrize("target", ["venv", "demo", "test", "test-fast", "bench", "fuzz", "image", "clean"])
 def test_target_exists(target: str) -> None:
     """Every target that the documents promise has a rule."""
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)

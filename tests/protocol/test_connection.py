@@ -242,6 +242,14 @@ def test_gap(pair: ConnectionPair) -> None:
     assert pair.agent.drops.gap == 3
 
 
+def test_a_gap_that_no_report_could_carry(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
+    """However much a peer skips, the counts of what was lost can be reported."""
+    pair.agent._missing_frames = 2**53 - 1  # type: ignore[misc]  # two million sessions ago
+    assert len(_receives(pair.agent, frame(Ping, {"t": 1}, seq=2**32 - 1))) == 1
+    report = REPORT.replace(drops=pair.agent.drops)
+    assert pair.send(AGENT, report) == [report]
+
+
 def test_a_bad_frame_uses_its_number_up(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
     """A frame that was refused cannot be repeated: its number is known."""
     bad = frame(Ping, {"t": -1})
