@@ -49,6 +49,7 @@ def _try(folder: Path, age_s: float, cases: list[Case]) -> list[Verdict]:
         agent.stop()
 
 
+@pytest.mark.slow
 def test_our_agent_passes_every_case(tmp_path: Path) -> None:
     """The real process on a Unix socket keeps every sentence, strict, and no case is skipped for want of a guest."""
     shards = _shards()

@@ -20,9 +20,9 @@ from ballonet_protocol import (
     Ping,
     Report,
 )
-from ballonet_protocol.limits import HEARTBEAT_S, REPORT_LEAST_MS
+from ballonet_protocol.limits import ACK_WITHIN_S, HEARTBEAT_S, REPORT_LEAST_MS, TRIES
 
-from .table import LINE, SIZE, Skipped, check
+from .table import LINE, SIZE, Failed, Skipped, check
 from .talk import MARGIN_S, PATIENCE_S, Talk
 from .wire import Frame
 
@@ -34,6 +34,8 @@ MIB = 1 << 20
 COMES_BACK_S = 15.0
 #: In this time a coordinator that wants memory asks a guest that needs little: its back-off may run.
 WANTS_WITHIN_S = 15.0
+#: A coordinator may ask for memory in the midst of anything; then it takes so long until it has nothing to say.
+QUIET_WITHIN_S = TRIES * ACK_WITHIN_S + HEARTBEAT_S + PATIENCE_S
 REPORT_EVERY_S = REPORT_LEAST_MS / 1000
 #: The guest that the kit plays has been up for ten minutes.
 UPTIME_S = 600.0
@@ -111,7 +113,9 @@ class CoordinatorTalk(Talk):
 
     def answer(self, **changes: object) -> None:
         """Answer the HELLO that was heard last."""
-        self.say(self.ack(**changes))
+        ack = self.ack(**changes)
+        self.seen.opened(self.session, None, ack.limits.frame_bytes or MAX_WIRE_BYTES)
+        self.say(ack)
         self.is_open = True
 
     def fresh(self) -> None:
@@ -145,7 +149,10 @@ class CoordinatorTalk(Talk):
 
     def run_ahead(self) -> Frame:
         """We keep silent until the coordinator's heartbeat comes."""
-        return self.find(Ping, "a PING of the coordinator's own", within_s=HEARTBEAT_S + PATIENCE_S)
+        try:
+            return self.find(Ping, "a PING of the coordinator's own", within_s=QUIET_WITHIN_S)
+        except Failed as error:
+            raise Skipped("no PING of its own came, so there is nothing to echo") from error
 
     def request_session(self, seq: int, why: int = 3) -> None:
         """A HELLO_REQ."""
@@ -180,6 +187,10 @@ class CoordinatorTalk(Talk):
         )
         bt = self.boottime_ms() if boottime_ms is None else boottime_ms
         self.say(Report(boottime_ms=bt, memory=memory, floor_bytes=64 * MIB))
+
+    def repeat_report(self) -> None:
+        """A REPORT whose `bt` is that of the last one."""
+        self.report(self._boottime_ms)
 
     def live(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Report for so long, or until something is so. Whether it was."""

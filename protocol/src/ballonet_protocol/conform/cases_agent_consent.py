@@ -332,8 +332,15 @@ def _expires(talk: AgentTalk, began_s: float) -> None:
     while talk.now_s() < ends_s - 0.5:
         talk.wait_until(min(ends_s - 0.5, talk.now_s() + 1.0))
         for frame in talk.fence():
-            early = isinstance(frame.message, BalloonStatus) and frame.message.status == MoveStatus.EXPIRED
-            check(not early, f"no BALLOON_STATUS expired before {LEASE_LEAST_MS} ms", frame, frame)
+            expired = isinstance(frame.message, BalloonStatus) and frame.message.status == MoveStatus.EXPIRED
+            check(
+                not expired or frame.at_s > ends_s - 0.5,
+                f"no BALLOON_STATUS expired before {LEASE_LEAST_MS} ms",
+                frame,
+                frame,
+            )
+            if expired:
+                talk.inbox.append(frame)
     frame = talk.find(
         BalloonStatus,
         f"a BALLOON_STATUS expired after {LEASE_LEAST_MS} ms",

@@ -6,7 +6,7 @@ from ballonet_protocol import AGENT, Bye, ErrorMessage, HelloAck, HelloReq, Infl
 from ballonet_protocol.limits import HELLO_FIRST_S, HELLO_JITTER_RATIO, REPORT_LEAST_MS, RESYNC_EVERY_S, UNANSWERED_MOST
 
 from .as_coordinator import ROUNDING, AgentTalk
-from .table import BALLOON, MUST, PSI, SETTLED, SHOULD, Failed, case, check
+from .table import BALLOON, MUST, PSI, SETTLED, SHOULD, Failed, Skipped, case, check
 from .talk import MARGIN_S, PATIENCE_S
 
 ANSWERS = (
@@ -18,6 +18,17 @@ RESYNC = (
     "after a BYE, nor the coordinator while its HELLO waits for an answer (5.2)."
 )
 ASKS = "An agent SHOULD send HELLO_REQ when the line opens and whenever it is out of step, at that pace."
+
+
+@case("3.2/3", AGENT, MUST, "nor the peer's `lim.frame`")
+def short_frames(talk: AgentTalk) -> None:
+    """A HELLO with `lim.frame` of 1024 is followed by no longer frame."""
+    talk.open(lim={"frame": 1024})
+    talk.ask(talk.inflate(talk.present_bytes()))
+    talk.report()
+    for frame in talk.came:
+        if frame.session == talk.session:
+            check(len(frame.wire) <= 1024, "a frame of at most 1024 bytes", f"{len(frame.wire)} bytes", frame)
 
 
 @case("5.1/1", AGENT, MUST, ANSWERS)
@@ -152,6 +163,7 @@ def quiet_after_bye(talk: AgentTalk) -> None:
     for frame in talk.listen(3 * MARGIN_S):
         asked = frame.message
         check(not (isinstance(asked, HelloReq) and asked.why == 1), "no HELLO_REQ (why 1)", frame, frame)
+    talk.fresh()
 
 
 @case(
@@ -183,6 +195,8 @@ def unheard_frames_stop_reports(talk: AgentTalk) -> None:
     talk.open(lim={"dead_ms": 60_000, "rep_ms": 250})
     frames = talk.listen(UNANSWERED_MOST * REPORT_LEAST_MS / 1000 + 1.0)
     frames = [frame for frame in frames if frame.session == talk.session]
+    if len(frames) < UNANSWERED_MOST / 2:
+        raise Skipped(f"the agent has sent only {len(frames)} frames")
     check(len(frames) <= UNANSWERED_MOST, f"at most {UNANSWERED_MOST} frames", len(frames), frames[-1])
     for frame in talk.listen(1.0):
         check(not isinstance(frame.message, Report), f"no REPORT after {UNANSWERED_MOST} frames", frame, frame)
@@ -272,7 +286,7 @@ def higher_minor(talk: AgentTalk) -> None:
     """A HELLO of minor 9 with unknown keys, flags, limits and capabilities opens a session that works."""
     changes: dict[str, object] = {"min": 9, "caps": ["psi", "x-example.numa", "later"], "zone": {"a": [1, True]}}
     talk.open(flags=0x0081, lim={"later": 5, "rep_ms": 500}, **changes)
-    talk.fence("a PONG in a session of a higher minor")
+    talk.unanswered(talk.frame(0x26, {"later": 1}, flags=0), what="no answer to a later minor's type")
     inflate = {"gen": 1, "target": talk.present_bytes(), "ttl_ms": 30_000, "later": "key"}
     talk.write(talk.frame(Inflate, inflate, flags=0x0011))
     seq = talk.seq

@@ -34,10 +34,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     roles = parser.add_subparsers(dest="role", required=True, metavar="agent|coordinator")
-    agent = roles.add_parser("agent", formatter_class=_Help, help="plays the coordinator against an agent")
+    agent = roles.add_parser(
+        "agent", prog="ballonet-conform agent", formatter_class=_Help, help="plays the coordinator against an agent"
+    )
     agent.add_argument("--connect", metavar="ADDRESS", help="where the agent is: unix:PATH, pty:PATH or exec:COMMAND")
     agent.add_argument("--hurt", metavar="COMMAND", help="makes the guest stall, for the case of a move that hurts")
-    host = roles.add_parser("coordinator", formatter_class=_Help, help="plays an agent against a coordinator")
+    host = roles.add_parser(
+        "coordinator",
+        prog="ballonet-conform coordinator",
+        formatter_class=_Help,
+        help="plays an agent against a coordinator",
+    )
     host.add_argument("--listen", metavar="ADDRESS", help="where the coordinator connects to: unix:PATH")
     host.add_argument(
         "--size", metavar="COMMAND", help="prints the bytes that the hypervisor's balloon target gives the guest"

@@ -11,6 +11,7 @@ import os
 import select
 import shlex
 import socket
+import stat
 import subprocess
 import termios
 import time
@@ -121,15 +122,18 @@ class UnixServer(_Descriptors):
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
-        self._listener = socket.socket(socket.AF_UNIX)
         try:
             with contextlib.suppress(FileNotFoundError):
-                if not _is_socket(path):
+                if not stat.S_ISSOCK(os.stat(path).st_mode):
                     raise Unreachable(f"{path} is there and is no socket")
                 os.unlink(path)
-            self._listener.bind(path)
+            self._listener = socket.socket(socket.AF_UNIX)
+            try:
+                self._listener.bind(path)
+            except OSError:
+                self._listener.close()
+                raise
         except OSError as error:
-            self._listener.close()
             raise Unreachable(f"{path}: {error.strerror or error}") from error
         self._listener.listen(1)
 
@@ -147,12 +151,6 @@ class UnixServer(_Descriptors):
         self._listener.close()
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-
-
-def _is_socket(path: str) -> bool:
-    import stat
-
-    return stat.S_ISSOCK(os.stat(path).st_mode)
 
 
 class Terminal(_Descriptors):
