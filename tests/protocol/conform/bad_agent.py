@@ -133,6 +133,8 @@ class BadAgent(BadPeer):
             self._report()
 
     def send(self, message: Message, **more: object) -> None:
+        if isinstance(message, BalloonStatus) and self.has("says no status"):
+            return
         self._unheard += 1
         super().send(message, **more)
 

@@ -173,6 +173,7 @@ OF_COORDINATORS = {
     "waits before it opens": "5.2/2",
     "wrong code": f"3.5/3 {BROKEN_PAYLOADS} 5.6/1 5.6/2 10.1/1",
 }
+LEFT_OUT = "says no status"  # is no fault
 FAULTS: dict[Role, dict[str, str]] = {AGENT: {**OF_BOTH, **OF_AGENTS}, COORDINATOR: {**OF_BOTH, **OF_COORDINATORS}}
 
 
@@ -210,6 +211,21 @@ def test_without_a_fault_all_pass(role: Role) -> None:
     assert passed == {case.id for case in select(role, strict=True)}
 
 
+def test_a_young_guest_grows_old() -> None:
+    """Begun right after a boot, one run tries what wants a young guest, waits, and then all else."""
+    agent = BadAgent(age_s=0.5)
+    verdicts = run(AgentTalk(StillLine(agent), hurt=agent.hurt), select(AGENT, strict=True))
+    assert {verdict.outcome for verdict in verdicts} == {PASSED}
+
+
+def test_a_small_agent_passes() -> None:
+    """What 1.3 lets an agent leave out is no failure: without BALLOON_STATUS the cases about it are skipped."""
+    verdicts = try_agent(LEFT_OUT)
+    assert [verdict.case.id for verdict in verdicts if verdict.outcome == FAILED] == []
+    passed = {verdict.case.id for verdict in verdicts if verdict.outcome == PASSED}
+    assert {case.id for case in select(AGENT, strict=True)} - passed == {"9.3/4", "9.5/1", "9.6/5", "9.9/2"}
+
+
 @pytest.mark.parametrize(("role", "fault"), [(role, fault) for role in FAULTS for fault in FAULTS[role]])
 def test_a_fault_breaks_its_cases(role: Role, fault: str) -> None:
     """A peer with one fault fails the cases that are about it, and no other."""
@@ -229,7 +245,7 @@ def test_every_fault_is_tried() -> None:
     folder = Path(__file__).parent
     code = "".join((folder / f"bad_{name}.py").read_text() for name in ("peer", "agent", "coordinator"))
     faults = set(re.findall(r'self\.has\(\s*"([^"]+)"', code))
-    assert faults <= {*OF_BOTH, *OF_AGENTS, *OF_COORDINATORS}
+    assert faults <= {*OF_BOTH, *OF_AGENTS, *OF_COORDINATORS, LEFT_OUT}
 
 
 def test_a_failure_says_what_was_broken() -> None:

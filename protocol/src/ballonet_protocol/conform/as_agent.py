@@ -22,7 +22,7 @@ from ballonet_protocol import (
 )
 from ballonet_protocol.limits import ACK_WITHIN_S, HEARTBEAT_S, REPORT_LEAST_MS, TRIES
 
-from .table import LINE, SIZE, Failed, Skipped, check
+from .table import LINE, ROOM, SIZE, Failed, Skipped, check
 from .talk import MARGIN_S, PATIENCE_S, Talk
 from .wire import Frame
 
@@ -73,7 +73,8 @@ class CoordinatorTalk(Talk):
 
     def lacks(self, needs: tuple[str, ...]) -> str:
         """Which of these is not there; empty when all are."""
-        has = {LINE: self.line.can_reconnect, SIZE: self._size is not None}
+        size = 0 if self._size is None else self._size()
+        has = {LINE: self.line.can_reconnect, SIZE: self._size is not None, ROOM: size > self.ram_bytes // 2}
         return next((need for need in needs if not has.get(need, False)), "")
 
     def hear_hello(self, within_s: float = COMES_BACK_S, expected: str = "a HELLO") -> Hello:

@@ -11,6 +11,7 @@ from ballonet_protocol import (
     AckStatus,
     AckWhy,
     BalloonAck,
+    BalloonStatus,
     Deflate,
     ErrorMessage,
     Hello,
@@ -21,9 +22,9 @@ from ballonet_protocol import (
     SetPolicy,
 )
 from ballonet_protocol._messages import CAPABILITIES
-from ballonet_protocol.limits import LEASE_MS, SETTLING_S
+from ballonet_protocol.limits import LEASE_LEAST_MS, LEASE_MS, SETTLING_S
 
-from .table import BALLOON, EVENTS, HURT, LINE, PSI, SETTLED, YOUNG, Failed, Skipped, check
+from .table import BALLOON, EVENTS, HURT, LINE, PSI, SETTLED, STATUS, YOUNG, Failed, Skipped, check
 from .talk import PATIENCE_S, LineEnded, Talk
 from .wire import Frame
 
@@ -59,6 +60,7 @@ class AgentTalk(Talk):
         self.capabilities: frozenset[str] = frozenset()
         self.can: frozenset[str] = frozenset()
         self.boot_s = 0.0
+        self._status: bool | None = None
         self._most_bytes = MAX_WIRE_BYTES
 
     # --- sessions ----------------------------------------------------------------------------------------------------
@@ -175,21 +177,41 @@ class AgentTalk(Talk):
         age_s = self.now_s() - self.boot_s
         has = {
             YOUNG: age_s < SETTLING_S - 5,
+            SETTLED: True,
             BALLOON: self.balloon_bytes is not None,
             LINE: self.line.can_reconnect,
             HURT: self.hurt is not None,
             EVENTS: "events" in self.can,
             PSI: "psi" in self.can,
         }
+        if SETTLED in needs:
+            self._let_settle()
         for need in needs:
-            if need == SETTLED and age_s < SETTLING_S + 1:
-                self.say_aloud(f"waiting {SETTLING_S + 1 - age_s:.0f} s until the guest has settled")
-                while self.now_s() < self.boot_s + SETTLING_S + 1:
-                    self.wait_until(min(self.now_s() + 2.0, self.boot_s + SETTLING_S + 1))
-                    self.fence()
-            elif need != SETTLED and not has.get(need, False):
+            there = self._sends_status() if need == STATUS else has[need]
+            if not there:
                 return need
         return ""
+
+    def _let_settle(self) -> None:
+        settled_s = self.boot_s + SETTLING_S + 1
+        if self.now_s() < settled_s:
+            self.say_aloud(f"waiting {settled_s - self.now_s():.0f} s until the guest has settled")
+        while self.now_s() < settled_s:
+            self.wait_until(min(self.now_s() + 2.0, settled_s))
+            self.fence()
+
+    def _sends_status(self) -> bool:
+        """Whether a BALLOON_STATUS comes for a move that is over at once, or for one whose lease ends."""
+        if self._status is None:
+            self.open()
+            self.ask(self.deflate(self.present_bytes()))
+            self.ask(self.inflate(self.present_bytes()))
+            frames = self.fence()
+            if not any(isinstance(frame.message, BalloonStatus) for frame in frames):
+                self.ask(self.inflate(self.little(), ttl_ms=LEASE_LEAST_MS))
+                frames = self.listen(LEASE_LEAST_MS / 1000 + PATIENCE_S)
+            self._status = any(isinstance(frame.message, BalloonStatus) for frame in frames)
+        return self._status
 
     def present_bytes(self) -> int:
         """The size that the guest has, as it says."""

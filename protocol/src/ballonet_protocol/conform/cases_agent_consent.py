@@ -20,10 +20,11 @@ from ballonet_protocol import (
 from ballonet_protocol.limits import LEASE_LEAST_MS, LEASE_MOST_MS
 
 from .as_coordinator import LITTLE, MIB, ROUNDING, AgentTalk
-from .table import BALLOON, HURT, MUST, SETTLED, YOUNG, case, check
+from .table import BALLOON, HURT, MUST, SETTLED, STATUS, YOUNG, case, check
 from .talk import PATIENCE_S
 
 READY = (BALLOON, SETTLED)
+REPORTING = (*READY, STATUS)
 OUT_OF_BOUNDS = "and ERROR 7 to a number outside the bounds of its field"
 FLOOR = "The floor in force is the highest of the agent's own, the policy's and the INFLATE's."
 DUPLICATE = "the same gen is a duplicate whose only effect is that the lease begins anew"
@@ -140,7 +141,7 @@ def stale(talk: AgentTalk) -> None:
     AGENT,
     MUST,
     "When the target has been reached already, the command is accepted and BALLOON_STATUS reached follows.",
-    READY,
+    REPORTING,
 )
 def reached_already(talk: AgentTalk) -> None:
     """An INFLATE to the present size is accepted and reached."""
@@ -200,7 +201,7 @@ def newer_gen_ends_consent(talk: AgentTalk) -> None:
     AGENT,
     MUST,
     "When a move hurts, the agent MUST send a DEMAND that names its gen, and BALLOON_STATUS stalled, at once.",
-    (*READY, HURT),
+    (*REPORTING, HURT),
 )
 def objects(talk: AgentTalk) -> None:
     """While an INFLATE is on its way, the guest is made to stall: DEMAND with its gen, and BALLOON_STATUS stalled."""
@@ -349,7 +350,7 @@ def _expires(talk: AgentTalk, began_s: float) -> None:
     check(isinstance(frame.message, BalloonStatus) and frame.message.gen == 1, "that of gen 1", frame, frame)
 
 
-@case("9.9/2", AGENT, MUST, EXPIRED, READY, slow_s=5.0)
+@case("9.9/2", AGENT, MUST, EXPIRED, REPORTING, slow_s=5.0)
 def lease_ends(talk: AgentTalk) -> None:
     """An INFLATE with the shortest ttl, whose balloon nobody moves, is reported expired when it ends."""
     talk.open(lim={"rep_ms": 60_000})
@@ -357,7 +358,7 @@ def lease_ends(talk: AgentTalk) -> None:
     _expires(talk, talk.now_s())
 
 
-@case("9.6/5", AGENT, MUST, DUPLICATE, READY, slow_s=8.0)
+@case("9.6/5", AGENT, MUST, DUPLICATE, REPORTING, slow_s=8.0)
 def duplicates_renew_the_lease(talk: AgentTalk) -> None:
     """Sent again after three seconds, an INFLATE of five seconds ends after eight."""
     talk.open(lim={"rep_ms": 60_000})

@@ -12,7 +12,7 @@ from ballonet_protocol import COORDINATOR, AckStatus, AckWhy, ByeWhy, Deflate, I
 from ballonet_protocol.limits import ACK_WITHIN_S, TRIES
 
 from .as_agent import MIB, CoordinatorTalk
-from .table import MUST, SIZE, case, check
+from .table import MUST, ROOM, SIZE, case, check
 from .talk import MARGIN_S, PATIENCE_S
 
 BELOW = "It MUST NOT take the guest below `eff`."
@@ -77,7 +77,7 @@ def not_before_the_answer(talk: CoordinatorTalk) -> None:
     talk.held(before - ROUNDING, PATIENCE_S, "without an answer")
 
 
-@case("9.3/9", COORDINATOR, MUST, BELOW, (SIZE,))
+@case("9.3/9", COORDINATOR, MUST, BELOW, (SIZE, ROOM))
 def not_below_a_clamp(talk: CoordinatorTalk) -> None:
     """Clamped half way, the guest is not taken below `eff`."""
     talk.fresh()
@@ -123,7 +123,7 @@ def _steps(talk: CoordinatorTalk, report: Callable[[], object]) -> int:
 # The last REPORT may have come after the step that was seen, and has earned one more.
 
 
-@case("9.1/1", COORDINATOR, MUST, FRESH, (SIZE,))
+@case("9.1/1", COORDINATOR, MUST, FRESH, (SIZE, ROOM))
 def no_step_without_reports(talk: CoordinatorTalk) -> None:
     """When the REPORTs end after the consent, at most the step that was earned follows."""
     talk.fresh()
@@ -132,7 +132,7 @@ def no_step_without_reports(talk: CoordinatorTalk) -> None:
     check(steps <= 1, "at most one more step without a REPORT", steps)
 
 
-@case("9.1/2", COORDINATOR, MUST, FRESH, (SIZE,))
+@case("9.1/2", COORDINATOR, MUST, FRESH, (SIZE, ROOM))
 def no_step_by_old_reports(talk: CoordinatorTalk) -> None:
     """REPORTs whose `bt` does not grow earn no step."""
     talk.fresh()
@@ -141,7 +141,7 @@ def no_step_by_old_reports(talk: CoordinatorTalk) -> None:
     check(steps <= 1, "at most one more step without a REPORT whose bt has grown", steps)
 
 
-@case("9.4/2", COORDINATOR, MUST, ENDS, (SIZE,))
+@case("9.4/2", COORDINATOR, MUST, ENDS, (SIZE, ROOM))
 def bye_ends_consent(talk: CoordinatorTalk) -> None:
     """After a BYE in the midst of a move the guest is taken no further."""
     talk.fresh()
@@ -152,7 +152,7 @@ def bye_ends_consent(talk: CoordinatorTalk) -> None:
     talk.held(reached - ROUNDING, PATIENCE_S, "after a BYE", report=False)
 
 
-@case("9.4/3", COORDINATOR, MUST, ENDS, (SIZE,))
+@case("9.4/3", COORDINATOR, MUST, ENDS, (SIZE, ROOM))
 def demand_ends_consent(talk: CoordinatorTalk) -> None:
     """After a DEMAND for all its memory the guest is taken no further."""
     talk.fresh()
@@ -162,7 +162,7 @@ def demand_ends_consent(talk: CoordinatorTalk) -> None:
     talk.held(talk.size_bytes() - ROUNDING, PATIENCE_S, "after a DEMAND")
 
 
-@case("9.5/2", COORDINATOR, MUST, "The coordinator MUST stop the move and gives back its last step.", (SIZE,))
+@case("9.5/2", COORDINATOR, MUST, "The coordinator MUST stop the move and gives back its last step.", (SIZE, ROOM))
 def gives_the_last_step_back(talk: CoordinatorTalk) -> None:
     """A DEMAND that names the move's gen stops it, and the guest has more than at its lowest a second later."""
     talk.fresh()

@@ -25,6 +25,8 @@ BALLOON = "a guest whose kernel counts its balloon"
 LINE = "a line that can be closed and opened again (unix:)"
 HURT = "--hurt COMMAND, which makes the guest stall"
 SIZE = "--size COMMAND, which says what size the hypervisor's balloon target gives the guest"
+ROOM = "a guest that still has more than half of its memory"
+STATUS = "an agent that sends BALLOON_STATUS, which a small one may do without (1.3)"
 EVENTS = "an agent with the capability events"
 PSI = "an agent with the capability psi"
 
