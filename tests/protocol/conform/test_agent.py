@@ -134,7 +134,8 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody there is 3; a wrong word, address or case is 2."""
     assert main(["agent", "--connect", f"unix:{tmp_path / 'nobody'}"]) == UNREACHABLE
     assert main(["agent", "--connect", "exec:/nowhere/agent"]) == UNREACHABLE
-    assert main(["agent", "--connect", "exec:true", "--timeout", "1"]) == UNREACHABLE
+    for stranger in ("true", "cat /dev/urandom", "sh -c 'exit 3'"):
+        assert main(["agent", "--connect", f"exec:{stranger}"]) == UNREACHABLE
     for wrong in (["agent"], ["agent", "--connect", "udp:x"], ["agent", "--only", "99/1", "--list"], ["guest"], []):
         with pytest.raises(SystemExit) as stopped:
             main(wrong)

@@ -31,10 +31,16 @@ PATIENCE_S = 2.0
 MARGIN_S = 0.25
 #: Frames that a peer has left to say before a case begins: it must never have to keep silent for its rate.
 ROOM_FRAMES = 24
+#: The longest case lasts half a minute, and a peer may say 20 frames a second.
+FRAMES_MOST = 2000
 
 
 class LineEnded(Failed):
     """The peer has closed the line."""
+
+
+class Flooded(LineEnded):
+    """The peer says more than anybody can want to hear."""
 
 
 class TimeIsUp(Failed):
@@ -84,6 +90,8 @@ class Talk:
             self.seen.frame(frame)
             self.came.append(frame)
             self.inbox.append(frame)
+        if len(self.came) > FRAMES_MOST:
+            raise Flooded(f"at most {FRAMES_MOST} frames in one case", "more")
         return True
 
     def wait_until(self, then_s: float) -> None:

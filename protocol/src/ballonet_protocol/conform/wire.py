@@ -12,7 +12,7 @@ from zlib import crc32
 
 from msgpack import packb, unpackb
 
-from ballonet_protocol import MESSAGE_TYPES, Message, RemoteProtocolError
+from ballonet_protocol import MAX_WIRE_BYTES, MESSAGE_TYPES, Message, RemoteProtocolError
 from ballonet_protocol._codec import decode_message
 from ballonet_protocol._framing import (
     CRC,
@@ -24,6 +24,8 @@ from ballonet_protocol._framing import (
     cobs_encode,
 )
 
+#: Of a frame that does not end so much is kept; it is too long by far, and said to be.
+MOST_BYTES = 4 * MAX_WIRE_BYTES
 KNOWN = frozenset(MESSAGE_TYPES)
 
 
@@ -64,14 +66,14 @@ class Ear:
         """The frames that end in `data`."""
         frames = []
         for piece in data.split(b"\0")[:-1] if b"\0" in data else ():
-            self._buffer += piece
+            self._buffer += piece[: MOST_BYTES - len(self._buffer)]
             if self._buffer:
                 frames.append(_read(bytes(self._buffer), self._zeros > 0, at_s))
                 self._buffer.clear()
                 self._zeros = 0
             else:
                 self._zeros += 1
-        self._buffer += data.rpartition(b"\0")[2]
+        self._buffer += data.rpartition(b"\0")[2][: MOST_BYTES - len(self._buffer)]
         return frames
 
 
