@@ -80,6 +80,20 @@ def test_cli_on_a_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("5", "0", "1")
 
 
+def test_hurt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--hurt runs a command when an INFLATE is on its way; one that fails is not the agent's fault."""
+    agent = RealAgent(tmp_path)
+    psi = agent.proc / "pressure" / "memory"
+    more = shlex.join(["sed", "-i.old", "s/total=/total=9/", str(psi)])
+    keep = f"cp {psi} {psi}.new && {more.replace(str(psi), f'{psi}.new')} && cat {psi}.new > {psi}"
+    try:
+        for command, outcome in ((keep, "passed  9.5/1"), ("exit 7", "skipped 9.5/1")):
+            assert main(["agent", "--connect", agent.address, "--only", "9.5/1", "--hurt", command]) == OK
+            assert outcome in capsys.readouterr().out
+    finally:
+        agent.stop()
+
+
 def test_exec(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A program is tried on its standard input and output: here one that carries bytes to our agent's socket."""
     agent = RealAgent(tmp_path)

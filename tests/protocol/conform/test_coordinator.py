@@ -15,11 +15,13 @@ from ballonet_protocol.conform import (
     Line,
     Verdict,
     cases_coordinator_consent,
+    cli,
     run,
     select,
 )
 from ballonet_protocol.conform.cli import OK, UNREACHABLE, USAGE, main
 from ballonet_protocol.conform.results import as_text
+from ballonet_protocol.conform.table import Skipped
 
 from .real_coordinator import Kit, serve
 
@@ -71,3 +73,11 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert stopped.value.code == USAGE
     assert main(["coordinator", "--list", "--only", "9"]) == OK
     assert "needs --size COMMAND" in capsys.readouterr().out
+
+
+def test_size_is_a_commands_number() -> None:
+    """--size takes what a command prints; one that fails, or prints no number, skips the case."""
+    assert cli._sizing("echo 1048576")() == 1 << 20
+    for command in ("exit 1", "echo many"):
+        with pytest.raises(Skipped):
+            cli._sizing(command)()

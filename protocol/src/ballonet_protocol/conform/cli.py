@@ -14,7 +14,7 @@ from .as_coordinator import AgentTalk
 from .lines import Line, Unreachable, connect, listen
 from .results import as_json, as_junit, as_line, as_summary, as_text
 from .runner import FAILED, run
-from .table import select
+from .table import Skipped, select
 
 OK, FAILURES, USAGE, UNREACHABLE = 0, 1, 2, 3
 
@@ -70,17 +70,29 @@ def _talk(options: argparse.Namespace, line: Line) -> AgentTalk | CoordinatorTal
 
 def _hurting(command: str) -> Callable[[], None]:
     def hurt() -> None:
-        subprocess.run(command, shell=True, check=True, timeout=60)  # noqa: S602  the user's own
+        _output(command)
 
     return hurt
 
 
 def _sizing(command: str) -> Callable[[], int]:
     def size() -> int:
-        done = subprocess.run(command, shell=True, check=True, capture_output=True, timeout=60)  # noqa: S602
-        return int(done.stdout)
+        text = _output(command)
+        try:
+            return int(text)
+        except ValueError as error:
+            raise Skipped(f"{command} printed {text[:40]!r}, which is no number") from error
 
     return size
+
+
+def _output(command: str) -> str:
+    """What the user's own command prints. Raises Skipped where it fails: the peer is not to blame."""
+    try:
+        done = subprocess.run(command, shell=True, check=True, stdout=subprocess.PIPE, text=True, timeout=60)  # noqa: S602
+    except subprocess.SubprocessError as error:
+        raise Skipped(str(error)) from error
+    return done.stdout
 
 
 def main(arguments: list[str] | None = None) -> int:
