@@ -108,6 +108,7 @@ def test_no_mandatory_field_no_spin(stage) -> None:
 # ---- demands
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(("kind", "severity"), [("some", Severity.STALLING), ("full", Severity.STARVING)])
 def test_trigger_to_demand_in_one_pass(stage, kind: str, severity: int) -> None:
     """A PSI event asks for exactly one sample and answers it with the DEMAND first: no time passes in between."""
@@ -353,6 +354,7 @@ def test_soft_shortage_does_not_stop_an_inflate(stage) -> None:
     assert only(stage.wait(5), Demand) == []
 
 
+@pytest.mark.fault(24)
 def test_lease_across_a_sleep(stage) -> None:
     """The lease runs in BOOTTIME: a long sleep ends it, and the move on its way is expired when the guest wakes."""
     stage.open()
