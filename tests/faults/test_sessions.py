@@ -8,7 +8,7 @@ import pytest
 from tests.guest_agent.conftest import MIB, Stage
 
 from ballonet_host_coord.model import LinkState
-from ballonet_protocol import AckStatus, BalloonAck, Bye, ByeWhy, Hello, HelloAck, Inflate
+from ballonet_protocol import AckStatus, BalloonAck, Bye, ByeWhy, Hello, HelloAck, Inflate, MoveStatus
 from ballonet_protocol._framing import encode_frame
 from ballonet_protocol.limits import DEAD_S
 
@@ -188,6 +188,7 @@ def test_lease_across_a_suspension_of_the_port(bench: Bench) -> None:
     bench.vport.wake()
     bench.rig.loop.turn(0)
     assert not bench.rig.agent.consent.live
+    assert bench.rig.agent.consent.status == MoveStatus.EXPIRED
     assert bench.until_live(host, 3.0) <= 3.0
     assert host.session.facts().consent is None
 

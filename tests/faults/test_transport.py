@@ -15,27 +15,49 @@ from tests.guest_agent.conftest import Guest
 from tests.guest_agent.test_loop import Rig
 from tests.host_coord.builders import CountedRandomness
 
+from ballonet_guest_agent.actions import Write
 from ballonet_guest_agent.loop import LOOK_FOR_HOST_S, SEARCH_LONGEST_S
 from ballonet_guest_agent.uart import UartPort
 from ballonet_host_coord.session import AgentSession
 from ballonet_protocol import Ping
-from ballonet_protocol.limits import DEAD_S, QUEUE_BYTES
+from ballonet_protocol.limits import DEAD_S, HELLO_JITTER_RATIO, HELLO_LONGEST_S, QUEUE_BYTES, UNANSWERED_MOST
 
 from .bench import RAM_KIB, Bench, ShortPort
 
 RING_SLOTS = 128
 
 
+class Waits:
+    """Stands before the loop's epoll and says whether its last wait was ended by an event."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self.woken = False
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        events = self._epoll.poll(timeout)
+        self.woken = bool(events)
+        return events
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._epoll, name)
+
+
 def wake_ups(bench: Bench, seconds: float) -> int:
-    """Turn the loop when it asks for it and at no other time; how often that was."""
-    end_s, count = bench.now_s + seconds, 0
-    while (wait_s := bench.rig.loop._wait_s(bench.instant)) < end_s - bench.now_s:
+    """Turn the loop when it asks for it or an event wakes it, and at no other time; how often that was."""
+    loop = bench.rig.loop
+    if not isinstance(loop._epoll, Waits):
+        loop._epoll = Waits(loop._epoll)
+    waits, end_s, count = loop._epoll, bench.now_s + seconds, 0
+    while True:
+        wait_s = 0.0 if waits.woken else loop._wait_s(bench.instant)
+        if bench.now_s + wait_s >= end_s:
+            bench.time.advance(end_s - bench.now_s)
+            return count
         bench.time.advance(wait_s)
-        bench.rig.loop.turn(0)
+        loop.turn(0)
         count += 1
         assert count < 1000, "the loop spins"
-    bench.time.advance(end_s - bench.now_s)
-    return count
 
 
 # --- hosts that come and go
@@ -131,7 +153,7 @@ def test_host_dies_inside_a_frame(make_bench: Callable[..., Bench]) -> None:
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("socket_bytes", [4096, 212_992])
 def test_ring_is_never_full(make_bench: Callable[..., Bench], socket_bytes: int) -> None:
-    """A host that never reads: the agent falls silent, its queue bounded and its ring never half full."""
+    """A host that never reads: the agent falls silent after 32 frames, queue bounded, ring far from full."""
     bench = make_bench(socket_bytes=socket_bytes)
     bench.serve()
     (host,) = bench.coordinators
@@ -143,10 +165,26 @@ def test_ring_is_never_full(make_bench: Callable[..., Bench], socket_bytes: int)
         bench.run(0.2)
         most_slots = max(most_slots, len(bench.vport._output))
         most_bytes = max(most_bytes, bench.rig.loop._queued_bytes)
-    assert most_slots < RING_SLOTS / 2
+    asked = 120 / (HELLO_LONGEST_S * (1 - HELLO_JITTER_RATIO))
+    assert most_slots <= UNANSWERED_MOST + asked < RING_SLOTS / 2
     assert most_bytes <= QUEUE_BYTES
     bench.coordinators.append(host)  # and goes on
     assert bench.until_live(host, 20.0) <= 20.0
+
+
+@pytest.mark.fault(28)
+def test_queue_is_bounded(bench: Bench) -> None:
+    """Whatever the agent has to say to a port that takes nothing: 32 KiB wait, whole frames, and arrive in order."""
+    host = bench.serve()
+    bench.rig.port.writes_left = 0
+    connection = bench.rig.agent.session.connection
+    bench.rig.loop._perform([Write(connection.send(Ping(token=token))) for token in range(3000)])
+    assert QUEUE_BYTES - 100 < bench.rig.loop._queued_bytes <= QUEUE_BYTES
+    bench.rig.port.writes_left = 1 << 30
+    bench.talk()
+    drops = host.session._connection.drops
+    assert (drops.crc, drops.gap) == (0, 0)
+    assert bench.rig.loop._queued_bytes == 0
 
 
 # --- agents that die, guests that are reset, machines that are paused
@@ -282,13 +320,11 @@ class Line:
             return data
         return bytes(byte for place, byte in zip(places, data, strict=True) if place % self.drop_every)
 
-    def read(self) -> bytes:
+    def read(self, quiet_s: float = 0.0) -> bytes:
+        """What has come, until nothing comes for so long: the kernel hands it on a moment later."""
         data = b""
-        try:
-            while more := os.read(self.master, 65536):
-                data += more
-        except BlockingIOError:
-            pass
+        while select.select([self.master], [], [], quiet_s)[0]:
+            data += os.read(self.master, 65536)
         return data
 
     def fill(self) -> None:
@@ -308,6 +344,14 @@ class Line:
                 os.write(self.master, self.cut(self.session.take_output()))
         self.rig.loop.turn(0)
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Virtual time outruns the kernel, which has its own: so much of it is allowed."""
+        for _ in range(600):
+            if condition():
+                return
+            self.run(0.5)
+        raise AssertionError("not within five minutes")
+
     @property
     def live(self) -> bool:
         return self.session.facts().session != 0 and self.rig.agent.session.live
@@ -317,8 +361,7 @@ class Line:
 def line() -> Iterator[Line]:
     pytest.importorskip("serial", reason="pip install 'ballonet-guest-agent[uart]'")
     line = Line()
-    line.run(3.0)
-    assert line.live
+    line.until(lambda: line.live)
     yield line
     line.rig.release()
     os.close(line.master)
@@ -328,18 +371,16 @@ def line() -> Iterator[Line]:
 @pytest.mark.fault(39)
 def test_line_that_drops_bytes(line: Line) -> None:
     """A line that loses bytes costs frames, never the step: once it is whole again everything arrives."""
+    connection = line.session._connection
     line.drop_every = 61
-    line.run(20.0)
-    dropped = line.session._connection.drops
-    assert dropped.crc
+    line.until(lambda: (connection.drops.crc or 0) > 10)
     line.drop_every = 0
-    line.run(5.0)
-    crc = line.session._connection.drops.crc
+    line.run(3.0)  # what was under way
+    line.until(lambda: line.live)
     line.session.reports.clear()
-    line.run(20.0)
-    assert line.live
-    assert len(line.session.reports) >= 17
-    assert line.session._connection.drops.crc == crc
+    crc = connection.drops.crc
+    line.until(lambda: len(line.session.reports) >= 10)
+    assert connection.drops.crc == crc
 
 
 @pytest.mark.fault(39)
@@ -347,12 +388,11 @@ def test_line_without_hang_up(line: Line) -> None:
     """No sign tells that the host is gone: silence does, after ten seconds; the port is never closed for it."""
     line.run(DEAD_S + 1, host=False)
     assert not line.rig.agent.session.live
-    line.read()
+    line.read(0.05)
     line.run(60.0, host=False)
-    assert line.read().count(b"\0\0") <= 5
+    assert line.read(0.05).count(b"\0\0") <= 5
     line.session.attached(RAM_KIB, line.bench.now_s)
-    line.run(3.0)
-    assert line.live
+    line.until(lambda: line.live)
     assert sum("is open" in text for text in line.rig.said) == 1
 
 
@@ -365,9 +405,9 @@ def test_line_whose_writer_would_block(line: Line) -> None:
     line.rig.loop.turn(0)
     assert time.monotonic() - began_s < 5.0
     assert 0 < line.rig.loop._queued_bytes <= QUEUE_BYTES
-    line.session.received(line.read(), line.bench.now_s)
-    line.rig.loop.turn(0)
-    line.session.received(line.read(), line.bench.now_s)
+    while line.rig.loop._queued_bytes:
+        line.session.received(line.read(0.05), line.bench.now_s)
+        line.rig.loop.turn(0)
+    line.session.received(line.read(0.05), line.bench.now_s)
     assert len(line.session.wishes) == 1
     assert line.session._connection.drops.crc == 0
-    assert line.rig.loop._queued_bytes == 0
