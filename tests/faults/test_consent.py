@@ -175,17 +175,20 @@ def test_demand_that_blames_nothing_during_an_inflate(machine: Machine) -> None:
 
 
 @pytest.mark.fault(49)
-def test_demand_within_100_ms_of_the_trigger(bench: Bench) -> None:
+def test_demand_within_100_ms_of_the_trigger(make_bench: Callable[..., Bench]) -> None:
     """Trigger, wait, a pass over /proc, DEMAND: the loop needs no second turn, no virtual and hardly any real time."""
-    host = bench.serve()
-    began_s = time.monotonic()
-    bench.rig.triggers.fire("full")
-    bench.rig.loop.turn(1.0)
-    took_s = time.monotonic() - began_s
-    host.talk()
-    (wish,) = host.wishes
-    assert wish.arrived_s == bench.now_s
-    assert took_s < 0.1
+    took_s = []
+    for _ in range(5):  # a busy machine may be late once
+        bench = make_bench()
+        host = bench.serve()
+        began_s = time.monotonic()
+        bench.rig.triggers.fire("full")
+        bench.rig.loop.turn(1.0)
+        took_s.append(time.monotonic() - began_s)
+        host.talk()
+        (wish,) = host.wishes
+        assert wish.arrived_s == bench.now_s
+    assert min(took_s) < 0.1
 
 
 @pytest.mark.fault(50)

@@ -354,7 +354,6 @@ def test_soft_shortage_does_not_stop_an_inflate(stage) -> None:
     assert only(stage.wait(5), Demand) == []
 
 
-@pytest.mark.fault(24)
 def test_lease_across_a_sleep(stage) -> None:
     """The lease runs in BOOTTIME: a long sleep ends it, and the move on its way is expired when the guest wakes."""
     stage.open()

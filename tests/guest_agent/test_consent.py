@@ -81,7 +81,6 @@ def test_gen_same_is_duplicate_with_todays_value() -> None:
     assert (raised.status, raised.effective_bytes) == (AckStatus.DUPLICATE, 600 * MIB)
 
 
-@pytest.mark.fault(48)
 def test_duplicate_of_a_refusal_never_consents() -> None:
     """The pressure is over when the command comes again: the answer is still the present size."""
     consent = Consent()
