@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from ballonet_host_coord.model import LinkState, RunState, SetTarget
@@ -74,6 +75,7 @@ def test_a_dead_machine_frees_its_memory(play):
     play(scenario)
 
 
+@pytest.mark.fault(47)
 def test_a_silent_agent_means_hold(play):
     """From the moment an agent says nothing, its guest is not shrunk for a minute; then statistics judge, gently."""
 

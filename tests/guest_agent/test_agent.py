@@ -108,6 +108,7 @@ def test_no_mandatory_field_no_spin(stage) -> None:
 # ---- demands
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(("kind", "severity"), [("some", Severity.STALLING), ("full", Severity.STARVING)])
 def test_trigger_to_demand_in_one_pass(stage, kind: str, severity: int) -> None:
     """A PSI event asks for exactly one sample and answers it with the DEMAND first: no time passes in between."""

@@ -70,6 +70,7 @@ def test_deflate_is_only_clamped_to_ram() -> None:
     assert (answer.status, answer.effective_bytes, answer.why) == (AckStatus.CLAMPED, 1024 * MIB, AckWhy.ABOVE_RAM)
 
 
+@pytest.mark.fault(23)
 def test_gen_same_is_duplicate_with_todays_value() -> None:
     """A repeated command has no new effect; its answer is what is agreed now, also after the floor was raised."""
     consent = Consent()
@@ -101,6 +102,7 @@ def test_ended_consent_does_not_come_back(ending: str) -> None:
     assert (again.status, again.effective_bytes) == (AckStatus.DUPLICATE, 800 * MIB)
 
 
+@pytest.mark.fault(23)
 def test_gen_lower_is_stale() -> None:
     """An older command changes nothing; the answer carries the newest gen and no size."""
     consent = Consent()
@@ -110,6 +112,7 @@ def test_gen_lower_is_stale() -> None:
     assert (consent.gen, consent.effective_bytes) == (7, 900 * MIB)
 
 
+@pytest.mark.fault(23)
 def test_gens_may_be_skipped() -> None:
     """A lost command leaves a hole in the sequence; the next one counts."""
     consent = Consent()
@@ -132,6 +135,7 @@ def test_progress() -> None:
     assert consent.progress(700 * MIB)
 
 
+@pytest.mark.fault(24)
 def test_lease() -> None:
     """It ends after ttl on the clock given, is restarted by a duplicate, and a finished move does not expire."""
     consent = Consent()

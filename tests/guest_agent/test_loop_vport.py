@@ -79,6 +79,7 @@ def test_one_edge_is_enough(stage: Stage) -> None:
     assert stage.port.opened == 1
 
 
+@pytest.mark.fault(26)
 def test_twenty_quick_hosts(stage: Stage) -> None:
     """Hosts that came and went between two turns are passed over: the last one's HELLO is heard."""
     for _ in range(20):
@@ -91,6 +92,7 @@ def test_twenty_quick_hosts(stage: Stage) -> None:
     assert kinds(heard)[-2:] == [HelloAck, Report]
 
 
+@pytest.mark.fault(29)
 def test_stale_input_after_a_restart(stage: Stage) -> None:
     """Half a frame that a host wrote while no agent was there does not keep the next HELLO from being heard."""
     stage.port.close()
@@ -118,6 +120,7 @@ def test_hang_up_lost_in_a_suspension(stage: Stage) -> None:
     assert kinds(stage.serve()[1])[-2:] == [HelloAck, Report]
 
 
+@pytest.mark.fault(36)
 def test_unplugged_and_plugged_in_again(stage: Stage) -> None:
     """A port that goes is closed and searched; when it comes back the same host gets a new session."""
     host, _ = stage.serve()
@@ -149,6 +152,7 @@ def test_a_ring_that_suspension_broke(stage: Stage) -> None:
     assert (stage.port.opened, stage.loop.exit_code) == (2, EXIT_STUCK)
 
 
+@pytest.mark.fault(38)
 def test_no_memory_for_a_write(stage: Stage) -> None:
     """A DEMAND that the kernel had no memory for leaves as soon as it has, whole and once."""
     host, _ = stage.serve()
@@ -159,6 +163,7 @@ def test_no_memory_for_a_write(stage: Stage) -> None:
     assert sum(isinstance(message, Demand) for message in stage.heard(host)) == 1
 
 
+@pytest.mark.fault(28)
 def test_a_host_that_never_reads(stage: Stage) -> None:
     """The agent falls silent after few frames: not even without the socket's room would its ring be half full."""
     host, _ = stage.serve()
@@ -167,6 +172,7 @@ def test_a_host_that_never_reads(stage: Stage) -> None:
     assert 10 <= len(stage.heard(host)) <= 64
 
 
+@pytest.mark.fault(31)
 def test_black_hole_after_a_pause(stage: Stage) -> None:
     """A host that left a paused VM is missed by its silence; the one after the mute next host gets a session."""
     host, _ = stage.serve()

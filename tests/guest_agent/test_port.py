@@ -20,6 +20,7 @@ def test_found_by_udevs_link(tmp_path: Path) -> None:
     assert find_port(NAME, str(tmp_path / "sys"), str(tmp_path)) == str(tmp_path / "virtio-ports" / NAME)
 
 
+@pytest.mark.fault(40)
 def test_found_in_sysfs_without_udev(tmp_path: Path) -> None:
     """Without udev the names in sysfs decide, whatever the port's number is."""
     for device, name in (("vport0p1", "other"), ("vport0p2", NAME), ("vport0p3", "")):
@@ -31,6 +32,7 @@ def test_found_in_sysfs_without_udev(tmp_path: Path) -> None:
     assert find_port("missing", str(tmp_path / "sys"), "/dev") is None
 
 
+@pytest.mark.fault(37)
 def test_missing_name(tmp_path: Path) -> None:
     """A name that is not there is said so, with an error that the loop waits out."""
     with pytest.raises(PortNotFound):
@@ -74,6 +76,7 @@ def test_absence_and_silence(tmp_path: Path) -> None:
     assert port.fileno() == -1
 
 
+@pytest.mark.fault(38)
 @pytest.mark.parametrize(("code", "result"), [(errno.EAGAIN, 0), (errno.EINTR, 0), (errno.ENOMEM, 0)])
 def test_write_that_is_not_taken(monkeypatch, code: int, result: int) -> None:
     """No room, an interruption and no memory all mean: later."""

@@ -62,6 +62,7 @@ def test_only_what_the_guest_has(stage) -> None:
     assert ack.capabilities == ("events",)
 
 
+@pytest.mark.fault(17)
 def test_hello_in_every_state(stage) -> None:
     """A HELLO is answered again and again: each begins a session, with gens from the start."""
     stage.open()
@@ -83,6 +84,7 @@ def test_ack_tells_of_the_last_session(stage) -> None:
     assert (ack.gen, ack.status) == (9, 1)
 
 
+@pytest.mark.fault(22)
 def test_wrong_version(stage) -> None:
     """No common version: the coordinator is told, and there is no session."""
     stage.connect()
@@ -186,6 +188,7 @@ def test_reconnect(stage) -> None:
     assert kinds(stage.hello()) == ["HelloAck", "Report"]
 
 
+@pytest.mark.fault(26)
 def test_quick_reconnects(stage) -> None:
     """Twenty reconnects within a second make one or two HELLO_REQs, not twenty."""
     stage.open()

@@ -41,6 +41,7 @@ def test_conversation(port: UnixPort) -> None:
     assert port.read() == AWAY
 
 
+@pytest.mark.fault(19)
 def test_second_client_waits(port: UnixPort) -> None:
     """While one is served the listener is not looked at; the next is served after it left, with what it said before."""
     first, second = connect(port), connect(port)

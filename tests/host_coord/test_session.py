@@ -92,6 +92,7 @@ def test_without_that_limit_each_request_would_be_answered(monkeypatch):
         check_one_hello_a_second()
 
 
+@pytest.mark.fault(20)
 def test_agent_that_speaks_in_an_old_session_gets_a_new_one(live):
     """A frame of a foreign session is dropped and answered with a HELLO."""
     stale = live.agent.send(Report(boottime_ms=5, memory=MemoryReport(**MEMORY)))
@@ -189,6 +190,7 @@ def test_consent_is_what_the_agent_agreed_to(live):
     assert live.facts.consent.effective_kib == 400 * MIB
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("status", [AckStatus.REFUSED, AckStatus.STALE])
 def test_refusal_is_no_consent(live, status):
     """Refused and stale answers are kept as refusals."""
@@ -226,6 +228,7 @@ def ended_by(live, name):
         live.session.tick(DEAD_S)
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize(
     "name", ["DEMAND", "newer request", "grant", "renewed", "BYE", "detached", "HELLO_REQ", "silence"]
 )
@@ -248,6 +251,7 @@ def test_answer_to_a_grant_is_no_consent(live):
     assert live.facts.failed_gen == 0
 
 
+@pytest.mark.fault(47)
 def test_silence_is_asked_three_times_and_fails(live):
     """Three tries a second apart with the same gen and new numbers, then `failed_gen`; nothing after that."""
     tries = [live.ask(gen=7)]

@@ -22,6 +22,7 @@ def live():
     return channel
 
 
+@pytest.mark.fault(22)
 def test_major_that_was_not_offered_is_refused():
     """A HELLO_ACK that chose another major is told so, with a BYE, and asked again at the longest pause."""
     channel = Channel()

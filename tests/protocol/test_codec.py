@@ -105,6 +105,7 @@ def test_enums_travel_as_numbers() -> None:
 # --- untrusted payloads ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize(
     "value",
     [float("nan"), float("inf"), 1.0, -1, -(2**63), 2**53, 2**64 - 1, True, None, "1", b"1", [], [1], {}, {"a": 1}],
@@ -116,6 +117,7 @@ def test_no_number(value: Any) -> None:
     _is_bad(Report, {"bt": 1, "mem": {"total": 1, "free": 1, "avail": 1, "committed": value}})
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("packed", ["cc01", "cd0001", "ce00000001", "cf0000000000000001", "d001", "d30000000000000001"])
 def test_longer_forms_of_a_number(packed: str) -> None:
     """A number in a longer form than it needs, signed ones too, is that number."""
@@ -159,6 +161,7 @@ def test_out_of_range(message_type: type[Message], payload: Any) -> None:
         assert decode_message(Inflate, 1, packb({"gen": 1, "target": 0, "ttl_ms": ttl_ms})).ttl_ms == ttl_ms
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     "payload",
     [
@@ -183,6 +186,7 @@ def test_bad_keys(payload: bytes) -> None:
     _is_bad(Ping, payload)
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     "value",
     [0, 2**53 - 1, True, "x" * 128, b"\xff" * 64, [1, "a", b"b"], {"a": {"b": [1]}}, [[[]]], {"a": {"b": {}}}],
@@ -196,6 +200,7 @@ def test_unknown_key_is_ignored(value: Any) -> None:
         assert decode_message(Report, 1, packb({"bt": 1, "mem": memory})).memory == MEMORY
 
 
+@pytest.mark.fault(9, 12)
 @pytest.mark.parametrize(
     "value",
     [
@@ -225,6 +230,7 @@ def test_unknown_key_with_a_bad_value(value: Any) -> None:
     _is_bad(Ping, {"new_key": value, "t": 7})
 
 
+@pytest.mark.fault(9, 10)
 @pytest.mark.parametrize(
     "payload",
     [
@@ -259,6 +265,7 @@ def test_no_map(payload: bytes) -> None:
     _is_bad(Ping, payload)
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("payload", [b"\xdc\x0f\xff" * 1300, b"\xde\x0f\xff" * 1300, b"\xdd\x05\xf5\xe1\x00" * 800])
 def test_declared_lengths_allocate_nothing(payload: bytes) -> None:
     """A payload of nothing but huge declared lengths costs less than a megabyte."""
@@ -269,6 +276,7 @@ def test_declared_lengths_allocate_nothing(payload: bytes) -> None:
     assert peak < 1_000_000
 
 
+@pytest.mark.fault(10)
 def test_depth_four_of_four() -> None:
     """The fourth level is the last: an array in a map in a map in the payload is good, one more is not."""
     assert decode_message(Ping, 1, packb({"t": 1, "a": {"b": {"c": 1}}})) == Ping(token=1)
@@ -276,6 +284,7 @@ def test_depth_four_of_four() -> None:
     _is_bad(Ping, {"t": 1, "a": {"b": {"c": {"d": {}}}}})
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("text", ["a\0b", "a\nb", "\x7f", "\x1b[2J", "\u202eabc", "é", "x" * 65, b"\xff\xfe"], ids=repr)
 def test_text_that_is_not_printable(text: Any) -> None:
     """Control characters, anything beyond ASCII and names over 64 characters never get in."""
@@ -323,6 +332,7 @@ def test_bool_is_bool() -> None:
     _is_bad(ErrorMessage, {"code": 2, "fatal": 1})
 
 
+@pytest.mark.fault(12)
 def test_text_and_bin_are_taken_for_each_other() -> None:
     """Keys and text may come as bin and bytes as str: decoding makes no text, so it fills no table of strings."""
     assert decode_message(Ping, 1, b"\x81\xc4\x01t\x05") == Ping(token=5)
@@ -339,6 +349,7 @@ def test_refusals_hold_no_text_of_the_peer() -> None:
         assert "\n" not in str(refusal)
 
 
+@pytest.mark.fault(8)
 @given(st.sampled_from(list(MESSAGE_TYPES.values())), st.binary(max_size=200))
 def test_random_payloads(message_type: type[Message], payload: bytes) -> None:
     """Random bytes decode to a message or raise RemoteProtocolError, never anything else."""
@@ -356,6 +367,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.fault(8)
 @given(st.sampled_from(GOLDEN), st.data())
 def test_mutated_payloads(vector: dict[str, Any], data: st.DataObject) -> None:
     """A golden payload with any values replaced is a message of the table or refused."""

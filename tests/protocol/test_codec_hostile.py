@@ -21,6 +21,7 @@ def test_a_long_printable_bin_is_refused() -> None:
         assert raised.value.code is ErrorCode.BAD_MESSAGE
 
 
+@pytest.mark.fault(15)
 def test_unique_keys_leave_nothing_behind() -> None:
     """400,000 keys that were never seen before fill no table: what decoding took is given back."""
 

@@ -72,6 +72,7 @@ def _receives(connection: Connection, data: bytes) -> list[Message]:
 # --- golden and edge frames ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("vector", VECTORS["frames"], ids=lambda vector: vector["id"])
 def test_golden_frames_at_every_split(
     vector: dict[str, Any], receiver: Callable[[dict[str, Any]], Connection]
@@ -226,6 +227,7 @@ def test_hostile_stream_in_bounded_memory(pair: ConnectionPair) -> None:
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(21)
 def test_repeated_number(pair: ConnectionPair) -> None:
     """A frame whose number was there already, or an older one, has no second effect."""
     first, second = (pair.coordinator.send(Ping(token=token)) for token in (1, 2))
@@ -234,6 +236,7 @@ def test_repeated_number(pair: ConnectionPair) -> None:
     assert pair.agent.drops == Drops(crc=0, over=0, gap=0)
 
 
+@pytest.mark.fault(21)
 def test_gap(pair: ConnectionPair) -> None:
     """Frames that are missing are counted and missed, no more."""
     for token in (1, 2, 3):
@@ -258,6 +261,7 @@ def test_a_bad_frame_uses_its_number_up(pair: ConnectionPair, frame: Callable[..
     assert pair.agent.repeated_frames == 1
 
 
+@pytest.mark.fault(21)
 def test_last_number(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
     """Numbers do not wrap: after 2^32-1 the sender is refused and the receiver drops, until the next HELLO."""
     last = frame(Ping, {"t": 1}, seq=2**32 - 1)
@@ -281,6 +285,7 @@ def test_wire_version(pair: ConnectionPair) -> None:
     assert (error.code, error.re) == (ErrorCode.UNSUPPORTED_VERSION, None)
 
 
+@pytest.mark.fault(16)
 def test_flags(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
     """Unknown low flags are ignored; each unknown high flag is critical, and the frame has no effect."""
     assert _receives(pair.agent, frame(Ping, {"t": 1}, flags=0x00FD)) == [Ping(token=1)]
@@ -293,6 +298,7 @@ def test_flags(pair: ConnectionPair, frame: Callable[..., bytes]) -> None:
     assert pair.agent.session == SESSION
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("type_code", [0x00, 0x08, 0x12, 0x7F, 0xC0, 0xFF])
 def test_unknown_type(pair: ConnectionPair, frame: Callable[..., bytes], type_code: int) -> None:
     """A message type that we do not know is UNSUPPORTED_TYPE when it asks for an answer, else nothing."""
@@ -387,6 +393,7 @@ def test_answers_carry_the_request() -> None:
     assert pair.send(AGENT, BalloonStatus(gen=1, status=1, current_bytes=1, boottime_ms=1))
 
 
+@pytest.mark.fault(8)
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([bytes.fromhex(v["wire"]) for v in VECTORS["frames"]])))
 def test_any_bytes_in_any_state(chunks: list[bytes]) -> None:
     """Any bytes whatever give messages, RemoteProtocolError or nothing, and a HELLO still gets through afterwards."""

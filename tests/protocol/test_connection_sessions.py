@@ -98,6 +98,7 @@ def _connection_in(state: str) -> ConnectionPair:
     return pair
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("state", ["idle", "hello", "active", "bye received", "bye sent", "unsupported"])
 @pytest.mark.parametrize("session", [SESSION, OTHER_SESSION])
 def test_hello_in_every_state(state: str, session: int) -> None:
@@ -118,6 +119,7 @@ def test_hello_in_every_state(state: str, session: int) -> None:
     assert pair.agent.capabilities == {"events"}
 
 
+@pytest.mark.fault(18)
 def test_hello_repeated_in_its_session() -> None:
     """A coordinator that sends one HELLO twice hears every frame of the agent all the same."""
     pair = ConnectionPair()
@@ -135,6 +137,7 @@ def test_hello_repeated_in_its_session() -> None:
     assert _receives(pair.coordinator, lost) == []
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("change", [{"nonce": bytes(16)}, {"re": 2}], ids=str)
 def test_wrong_nonce(change: dict[str, Any], frame: Callable[..., bytes]) -> None:
     """A HELLO_ACK with another nonce, or for another HELLO, opens nothing and gets no answer."""
@@ -161,6 +164,7 @@ def test_agent_cannot_answer_wrongly() -> None:
     assert pair.agent.state is State.HELLO_RECEIVED
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("major_range", [(2, 2), (2, 9), (0, 0)])
 def test_no_common_major_at_the_agent(major_range: tuple[int, int], frame: Callable[..., bytes]) -> None:
     """A HELLO without major 1 is UNSUPPORTED_VERSION; the agent can say so and leave, and can do nothing else."""
@@ -183,6 +187,7 @@ def test_common_major_in_a_wider_range() -> None:
     assert pair.coordinator.state is State.ACTIVE
 
 
+@pytest.mark.fault(22)
 def test_unchosen_major_at_the_coordinator() -> None:
     """A HELLO_ACK that chose a major which was not offered is UNSUPPORTED_VERSION and opens nothing."""
     coordinator = Connection(COORDINATOR)
@@ -193,6 +198,7 @@ def test_unchosen_major_at_the_coordinator() -> None:
     assert coordinator.state is State.HELLO_SENT
 
 
+@pytest.mark.fault(22)
 def test_higher_minor_with_unknown_fields(frame: Callable[..., bytes]) -> None:
     """Minor 9 meets minor 0: unknown keys are ignored and both speak 0."""
     pair = ConnectionPair()
@@ -219,6 +225,7 @@ def test_stale_session(pair: ConnectionPair, role: Role) -> None:
     assert pair.send(COORDINATOR if role is AGENT else AGENT, Ping(token=1)) == [Ping(token=1)]
 
 
+@pytest.mark.fault(20)
 def test_frames_of_the_old_session_after_a_hello(pair: ConnectionPair) -> None:
     """What was under way when a new HELLO came has no effect any more, in both directions."""
     old_command = pair.coordinator.send(Deflate(gen=1, target_bytes=1, ttl_ms=30_000))
@@ -233,6 +240,7 @@ def test_frames_of_the_old_session_after_a_hello(pair: ConnectionPair) -> None:
     assert pair.coordinator.stale_frames == 2
 
 
+@pytest.mark.fault(19)
 def test_stale_bytes_of_a_dead_host_before_a_hello() -> None:
     """Half a frame and whole frames of a dead coordinator do not keep a new one's HELLO from arriving."""
     dead = ConnectionPair()

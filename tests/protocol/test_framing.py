@@ -87,6 +87,7 @@ def test_cobs_decode_refuses(encoded: bytes) -> None:
     assert cobs_decode(encoded) is None
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_split(name: str) -> None:
     """A golden frame arrives once, whole, however it is cut in two, and byte by byte."""
@@ -98,6 +99,7 @@ def test_every_split(name: str) -> None:
     assert _fed(*(bytes([byte]) for byte in wire))[1] == expected
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_start_at_every_offset(name: str) -> None:
     """A receiver that starts inside a frame loses that frame alone, and counts it once.
@@ -112,6 +114,7 @@ def test_start_at_every_offset(name: str) -> None:
         assert (reader.crc, reader.over) == (0 if offset == len(wire) - 1 else 1, 0)
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_cut_at_every_byte(name: str) -> None:
     """When a frame is cut short the next one arrives at once, on a quiet line too."""
@@ -122,6 +125,7 @@ def test_cut_at_every_byte(name: str) -> None:
         assert reader.crc == 1
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_no_single_bit_flip_is_accepted(name: str) -> None:
     """A frame with one bit turned over is no frame; the two outer zeros alone may be hurt without harm."""
@@ -134,6 +138,7 @@ def test_no_single_bit_flip_is_accepted(name: str) -> None:
         assert frames == [] or (frames == original and bit // 8 in (0, len(wire) - 1))
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("length", [MAX_ENCODED_BYTES + 1, MAX_WIRE_BYTES + 1, 20_000])
 @pytest.mark.parametrize("chunk", [1, 4096, 65536])
 def test_overlong_run(length: int, chunk: int) -> None:
@@ -172,6 +177,7 @@ def test_largest_frame() -> None:
         encode_frame(4, 1, 1, SESSION, payload + b"x")
 
 
+@pytest.mark.fault(5)
 def test_endless_run_in_bounded_memory() -> None:
     """Sixteen megabytes without a zero, then as many zeros, are never held."""
     reader = FrameReader()
@@ -188,6 +194,7 @@ def test_endless_run_in_bounded_memory() -> None:
     assert len(_frames(reader)) == 1
 
 
+@pytest.mark.fault(7)
 def test_runs_of_zeros() -> None:
     """Zeros between frames, few or many, are nothing."""
     reader, frames = _fed(b"\0" * 10_000 + NEXT + b"\0" * 3 + NEXT + b"\0" * 10_000)
@@ -211,6 +218,7 @@ def test_unread_frames_have_a_limit() -> None:
     assert len(_frames(reader)) == 1
 
 
+@pytest.mark.fault(6)
 def test_embedded_frame_is_not_smuggled() -> None:
     """A frame inside another frame's payload is never accepted, wherever the outer one is cut."""
     fake = encode_frame(0x21, 1, 9, SESSION, b"fake")
@@ -248,6 +256,7 @@ def test_discard_without_partial() -> None:
     assert reader.crc == 0
 
 
+@pytest.mark.fault(8)
 @given(st.lists(st.sampled_from(sorted(GOLDEN)) | st.binary(max_size=60), max_size=12), st.integers(1, 97))
 def test_garbage_between_frames(pieces: list[str | bytes], chunk: int) -> None:
     """Whatever stands between them, every golden frame that is whole arrives, in order, in any portions."""
@@ -256,6 +265,7 @@ def test_garbage_between_frames(pieces: list[str | bytes], chunk: int) -> None:
     assert _fed(*(stream[i : i + chunk] for i in range(0, len(stream), chunk)))[1] == expected
 
 
+@pytest.mark.fault(8)
 def test_mutated_corpus() -> None:
     """Frames with random bytes changed, dropped or doubled are refused or equal to a golden one."""
     draw = random.Random(7)

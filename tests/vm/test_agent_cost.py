@@ -108,6 +108,7 @@ def seen(machines, play) -> Seen:
     return play(scenario)
 
 
+@pytest.mark.fault(25)
 def test_an_agent_without_a_host_costs_nothing(seen):
     """After its host has gone the agent uses less than a thousandth of a processor."""
     used_s = (seen.after.cpu_ticks - seen.before.cpu_ticks) / seen.ticks_per_s
@@ -115,6 +116,7 @@ def test_an_agent_without_a_host_costs_nothing(seen):
     assert used_s < MOST_CPU_RATIO * seen.alone_s
 
 
+@pytest.mark.fault(25)
 def test_an_agent_without_a_host_does_not_grow(seen):
     """Waiting for a host, however long, takes no memory; and the agent is the same process all the time."""
     assert seen.after.pid == seen.before.pid

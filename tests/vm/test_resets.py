@@ -131,6 +131,7 @@ async def _serve(settings: Settings, task_status: trio.TaskStatus[Coordinator]) 
     await serve(settings, on_ready=task_status.started)
 
 
+@pytest.mark.fault(30)
 def test_two_guests_on_one_budget_survive_lost_drivers_and_resets(staged, play):
     """Neither a driver that is gone nor a reset makes the books believe the device, or the service promise too much."""
 
