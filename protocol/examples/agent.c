@@ -48,7 +48,7 @@ static struct {
     bool host_there, with_psi;
     uint64_t session, own_floor, policy_floor, ram, rep_ms, dead_ms, policy_gen, budget_ms, budget_at_ms;
     uint64_t heard_ms, reported_ms, sampled_ms, hello_due_ms, hello_pause_ms, asked_ms, error_ms, pressed_ms, stopped_ms,
-             demanded_ms;                                                     /* CLOCK_MONOTONIC, 0: not yet */
+             demanded_ms, begun_ms;                                           /* CLOCK_MONOTONIC, 0: not yet */
     uint32_t seq_out, seq_in, seq_outside, echoes[ECHOES];
     uint8_t boot[16], frame[WIRE];
     size_t held;                                                              /* of the frame that has begun */
@@ -530,14 +530,13 @@ static void take_frame(const uint8_t *body, size_t size) {
 static void take_bytes(const uint8_t *data, size_t size) {                    /* 3.4 */
     static uint8_t body[WIRE];
     for (size_t i = 0; i < size; i++) {
+        if (data[i] && !me.held) me.begun_ms = now_ms();
         if (data[i] && me.held < WIRE) me.frame[me.held++] = data[i];
         if (data[i] || !me.held) continue;
-        int decoded = me.held <= WIRE - 2 ? cobs_decode(me.frame, me.held, body) : BODY + 1;
-        bool good = decoded >= HEADER + 4 && decoded <= BODY;
-        if (good) good = crc32(body, (size_t)decoded - 4) == get(body + decoded - 4, 4);
+        int n = me.held <= WIRE - 2 ? cobs_decode(me.frame, me.held, body) : BODY + 1;
         me.held = 0;
-        if (good) take_frame(body, (size_t)decoded);
-        else drops[decoded > BODY].value++;
+        if (n < HEADER + 4 || n > BODY || crc32(body, U(n) - 4) != get(body + n - 4, 4)) drops[n > BODY].value++;
+        else take_frame(body, (size_t)n);
     }
 }
 
@@ -558,7 +557,8 @@ static void tick(uint64_t step) {
         me.move.live = false;
         me.hello_why = 3, me.hello_pause_ms = 15000, me.hello_due_ms = now + 15000;
     }
-    if (me.host_there && now >= me.hello_due_ms) send_hello_req();
+    if (me.host_there && now >= me.hello_due_ms && me.unanswered < 64) send_hello_req();  /* half of a port's ring */
+    if (me.held && now >= me.begun_ms + 2000) me.held = WIRE;                 /* 3.4: too late, whatever comes of it */
     if (me.move.live && boot_ms() >= me.move.expires_ms) {                    /* 9.9 */
         me.move.live = false;
         if (me.move.state == WORKING) send_status(EXPIRED);

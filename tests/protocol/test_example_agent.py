@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,18 @@ def test_it_reports_and_consents(agent: Path) -> None:
     assert isinstance(pong, Pong)
     assert pong.token == 9
     assert not [message for message in line.rest() if isinstance(message, (Hello, ErrorMessage))]
+
+
+@pytest.mark.slow
+def test_conformance(agent: Path, tmp_path: Path) -> None:
+    """Strictly tried by the kit, nothing fails; skipped is what pipes and a settled guest cannot show."""
+    report = tmp_path / "junit.xml"
+    kit = Path(sys.executable).with_name("ballonet-conform")
+    command = [kit, "agent", "--connect", f"exec:{agent} - 64", "--strict", "--json", "--junit", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    verdicts = {case["id"]: case["outcome"] for case in json.loads(done.stdout)["cases"]}
+    skipped = {case for case, verdict in verdicts.items() if verdict == "skipped"}
+    assert skipped <= {"2.1/1", "9.3/6", "9.5/1", "9.8/1", "9.10/2"}
+    assert set(verdicts.values()) <= {"passed", "skipped"}
+    assert len(verdicts) > 90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from typing import Callable
@@ -105,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not cases:
         parser.error(f"--only {options.only}: no such case; --list shows them")
     if options.list:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--list | head` is no error
         print("\n".join(map(as_line, cases)))
         return OK
     address = options.connect if role is AGENT else options.listen
