@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -65,3 +67,14 @@ def test_selection() -> None:
 def test_every_case_says_what_it_does() -> None:
     """Each case has a title of one line that is a sentence."""
     assert [case.id for case in CASES if not case.title.endswith(".") or "\n" in case.title] == []
+
+
+def test_a_list_that_is_cut_is_no_error() -> None:
+    """`ballonet-conform agent --list | head -1` says nothing about a broken pipe."""
+    command = [Path(sys.executable).with_name("ballonet-conform"), "agent", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as kit:
+        assert kit.stdout is not None
+        assert kit.stderr is not None
+        kit.stdout.readline()
+        kit.stdout.close()
+        assert kit.stderr.read() == b""
