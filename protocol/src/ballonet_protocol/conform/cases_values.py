@@ -12,8 +12,8 @@ from .wire import long_number, pack
 
 BROKEN = (
     "A receiver MUST answer ERROR 2 to a payload that breaks 4.1 or 4.2, that lacks a mandatory key, whose value is of "
-    "another kind than its field, whose range (`maj`) runs backwards, that has an empty name in `caps`, or that has bytes "
-    "behind the map"
+    "another kind than its field, whose range (`maj`) runs backwards, that has an empty name in `caps`, or that has "
+    "bytes behind the map"
 )
 UNKNOWN = "The rules hold inside keys that the receiver does not know, too"
 
