@@ -74,6 +74,7 @@ class Agent:
         self._ram_kib: int | None = None
         self._policy_gen = 0
         self._policy_floor_kib = 0
+        self._meminfo_lacks = False
 
     # ---- inputs ------------------------------------------------------------------------------------------------
 
@@ -243,9 +244,8 @@ class Agent:
             gen=last_gen,
             status=last_status,
         )
-        self.session.opened()
-        self.session.log(5, f"session opened, nominal memory {self._ram(sample) // 1024} MiB")
-        self.session.send(acknowledgement, now)
+        if self.session.welcome(acknowledgement, now):
+            self.session.log(5, f"session opened, nominal memory {self._ram(sample) // 1024} MiB")
 
     def _set_policy(self, policy: SetPolicy, now: Instant) -> None:
         status = PolicyStatus.APPLIED
@@ -380,8 +380,11 @@ class Agent:
     def _send_report(self, sample: Sample, now: Instant) -> None:
         memory = memory_report(sample)
         if memory is None:
-            self.session.log(3, "/proc/meminfo lacks a field that a report needs")
+            if not self._meminfo_lacks:
+                self.session.log(3, "/proc/meminfo lacks a field that a report needs")
+            self._meminfo_lacks = True
             return
+        self._meminfo_lacks = False
         gen, status = self.consent.state or (None, None)
         drops = self.session.connection.drops
         report = Report(
