@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from ballonet_guest_agent.actions import Identity, Instant, Log, SetTriggers, TakeSample, Write
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import AgentSettings
 from ballonet_guest_agent.sample import Sample
-from ballonet_protocol import COORDINATOR, Connection, Deflate, Hello, Inflate, Limits, Message, Ping
+from ballonet_protocol import (
+    COORDINATOR,
+    Connection,
+    Deflate,
+    Hello,
+    HelloAck,
+    HelloReq,
+    Inflate,
+    Limits,
+    Message,
+    Ping,
+    Report,
+)
+
+from .rig import Rig, ScriptedPort
 
 MIB = 1024
 GIB_BYTES = 1 << 30
@@ -202,3 +218,21 @@ def make_stage() -> type[Stage]:
 def make_guest() -> type[Guest]:
     """A guest without an agent."""
     return Guest
+
+
+@pytest.fixture
+def rig(make_guest) -> Iterator[Rig]:
+    rig = Rig(make_guest(), ScriptedPort())
+    yield rig
+    rig.release()
+
+
+@pytest.fixture
+def served(rig: Rig) -> Rig:
+    """With a session open."""
+    rig.loop.turn(0)
+    rig.port.reads = [rig.hello()]
+    rig.port.nudge()
+    rig.loop.turn(0)
+    assert [type(message) for message in rig.heard()] == [HelloReq, HelloAck, Report]
+    return rig
