@@ -40,6 +40,7 @@ class Guest:
         self.reserve_kib = 64 * MIB
         self.used_kib = 200 * MIB
         self.anon_kib = 150 * MIB
+        self.unevictable_kib = 0
         self.committed_kib = 300 * MIB
         self.swap_total_kib = 512 * MIB
         self.swap_free_kib = 512 * MIB
@@ -81,6 +82,7 @@ class Guest:
                 "Inactive(file)": available // 4,
                 "AnonPages": self.anon_kib,
                 "Shmem": 0,
+                "Unevictable": self.unevictable_kib,
                 "SUnreclaim": 8 * MIB,
                 "SwapTotal": self.swap_total_kib,
                 "SwapFree": self.swap_free_kib,

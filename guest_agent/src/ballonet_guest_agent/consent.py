@@ -6,7 +6,7 @@
              soon after boot        refused   settling    services still start; early requests crash guests
              stalls just now        refused   pressure
              below the floor        clamped   floor       refused when the floor is not below the present size
-             below what cannot move clamped   pressure    anon + shmem + slab less free swap: then the OOM kill
+             below what cannot move clamped   pressure    report.unmovable_kib: below it the OOM killer makes room
              else                   accepted
     DEFLATE  older gen -> stale;  same gen -> duplicate;  above RAM -> clamped;  else accepted
 
