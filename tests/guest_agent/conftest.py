@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from ballonet_guest_agent.actions import Identity, Instant, Log, SetTriggers, TakeSample, Write
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import AgentSettings
 from ballonet_guest_agent.sample import Sample
-from ballonet_protocol import COORDINATOR, Connection, Deflate, Hello, Inflate, Limits, Message, Ping
+from ballonet_protocol import (
+    COORDINATOR,
+    Connection,
+    Deflate,
+    Hello,
+    HelloAck,
+    HelloReq,
+    Inflate,
+    Limits,
+    Message,
+    Ping,
+    Report,
+)
+
+from .rig import Rig, ScriptedPort
 
 MIB = 1024
 GIB_BYTES = 1 << 30
@@ -24,6 +40,7 @@ class Guest:
         self.reserve_kib = 64 * MIB
         self.used_kib = 200 * MIB
         self.anon_kib = 150 * MIB
+        self.unevictable_kib = 0
         self.committed_kib = 300 * MIB
         self.swap_total_kib = 512 * MIB
         self.swap_free_kib = 512 * MIB
@@ -65,6 +82,7 @@ class Guest:
                 "Inactive(file)": available // 4,
                 "AnonPages": self.anon_kib,
                 "Shmem": 0,
+                "Unevictable": self.unevictable_kib,
                 "SUnreclaim": 8 * MIB,
                 "SwapTotal": self.swap_total_kib,
                 "SwapFree": self.swap_free_kib,
@@ -202,3 +220,21 @@ def make_stage() -> type[Stage]:
 def make_guest() -> type[Guest]:
     """A guest without an agent."""
     return Guest
+
+
+@pytest.fixture
+def rig(make_guest) -> Iterator[Rig]:
+    rig = Rig(make_guest(), ScriptedPort())
+    yield rig
+    rig.release()
+
+
+@pytest.fixture
+def served(rig: Rig) -> Rig:
+    """With a session open."""
+    rig.loop.turn(0)
+    rig.port.reads = [rig.hello()]
+    rig.port.nudge()
+    rig.loop.turn(0)
+    assert [type(message) for message in rig.heard()] == [HelloReq, HelloAck, Report]
+    return rig

@@ -1,4 +1,4 @@
-"""agent.py: reports, demands and balloon commands, driven on virtual time."""
+"""agent.py: reports and demands, driven on virtual time; test_agent_moves.py has the balloon commands."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import itertools
 import pytest
 
 from ballonet_guest_agent.actions import SetTriggers, TakeSample, Write
-from ballonet_guest_agent.config import AgentSettings
 from ballonet_protocol import (
     AckStatus,
     AckWhy,
     BalloonAck,
-    BalloonStatus,
     Demand,
     DemandWhy,
     Event,
-    MoveStatus,
     PolicyAck,
     PolicyStatus,
     Report,
@@ -237,181 +234,54 @@ def test_lost_trigger(stage) -> None:
     assert only(stage.wait(1.5), Demand)[0].severity == Severity.STARVING
 
 
-# ---- balloon commands
-
-
-def test_inflate_is_acked_and_reported(stage) -> None:
-    """An accepted INFLATE is answered from a fresh sample, and a fresh REPORT follows the ack."""
-    stage.open()
-    stage.wait(2.5)
-    taken = stage.samples_taken
-    ack, report = stage.inflate(600 * MIB)
-    assert ack == BalloonAck(re=stage.host.last_seq_sent, gen=1, status=0, effective_bytes=600 * MIB_BYTES, why=0)
-    assert isinstance(report, Report)
-    assert (report.gen, report.status) == (1, MoveStatus.WORKING)
-    assert report.boottime_ms == int(stage.now.boottime_s * 1000)
-    assert stage.samples_taken == taken + 1
-
-
-def test_settling(make_stage) -> None:
-    """In the first 30 s after boot every INFLATE is refused, a DEFLATE never."""
-    stage = make_stage()
-    stage.monotonic_s = 29.0
-    stage.open()
-    ack = stage.inflate(600 * MIB)[0]
-    assert (ack.status, ack.why, ack.effective_bytes) == (AckStatus.REFUSED, AckWhy.SETTLING, 1024 * MIB_BYTES)
-    assert stage.deflate(1024 * MIB)[0].status == AckStatus.ACCEPTED
-    stage.monotonic_s = 30.0
-    assert stage.inflate(600 * MIB)[0].status == AckStatus.ACCEPTED
-
-
-def test_floor_from_settings(make_stage) -> None:
-    """The operator's floor holds whatever the coordinator asks, and is reported."""
-    stage = make_stage(AgentSettings(floor_kib=640 * MIB))
-    assert only(stage.open(), Report)[0].floor_bytes == 640 * MIB_BYTES
-    ack = stage.inflate(0)[0]
-    assert (ack.status, ack.effective_bytes) == (AckStatus.CLAMPED, 640 * MIB_BYTES)
-
-
-def test_pressure_refuses(stage) -> None:
-    """A stall within the last two seconds refuses an INFLATE; later it is taken."""
-    stage.open()
-    stage.press("some")
-    assert stage.inflate(600 * MIB)[0].why == AckWhy.PRESSURE
-    stage.wait(2.0)
-    assert stage.inflate(600 * MIB)[0].status == AckStatus.ACCEPTED
-
-
-def test_stall_in_the_sample_of_the_command_refuses(stage) -> None:
-    """The sample that the command asked for shows a stall: refused, though no trigger has fired yet."""
-    stage.open()
-    stage.wait(1.5)
-    stage.guest.psi_full_us += 400_000
-    stage.monotonic_s += 0.1
+def test_stall_before_the_session_counts(stage) -> None:
+    """A stall that no coordinator heard of still refuses the first INFLATE of the next one."""
+    stage.connect()
+    stage.press("full")
+    stage.hello()
     assert only(stage.inflate(600 * MIB), BalloonAck)[0].why == AckWhy.PRESSURE
 
 
-def test_move_is_followed_to_its_end(stage) -> None:
-    """The balloon arrives: BALLOON_STATUS reached, within a quarter of a second."""
+def test_new_coordinator_hears_of_the_shortage(stage) -> None:
+    """What the last coordinator was told, the next one has not heard: a shortage is said again in a new session."""
     stage.open()
-    stage.inflate(600 * MIB)
-    stage.guest.inflate(424 * MIB)
-    (status,) = only(stage.wait(0.3), BalloonStatus)
-    assert (status.gen, status.status, status.current_bytes) == (1, MoveStatus.REACHED, 600 * MIB_BYTES)
-
-
-def test_inflation_that_hurts_is_stopped(stage) -> None:
-    """A stall while the balloon grows: DEMAND with gen, then stalled, in the same call; the consent is over."""
-    stage.open()
-    stage.inflate(600 * MIB)
-    stage.guest.inflate(200 * MIB)
-    stage.wait(0.3)
-    demand, status = stage.press("full")[:2]
-    assert isinstance(demand, Demand)
-    assert (demand.gen, demand.severity) == (1, Severity.STARVING)
-    assert (status.gen, status.status) == (1, MoveStatus.STALLED)
-    again = stage.inflate(600 * MIB, gen=1)[0]
-    assert (again.status, again.effective_bytes) == (AckStatus.DUPLICATE, 824 * MIB_BYTES)
-
-
-def test_wish_is_repeated_when_the_stop_did_not_help(stage) -> None:
-    """Still stalling a second after the stop: the DEMAND comes again without gen. Quiet: it does not."""
-    stage.open()
-    stage.inflate(600 * MIB)
-    stage.press("some")
-    stage.wait(0.5)
-    assert [demand.gen for demand in only(stage.press("some"), Demand)] == [1]
-    later = only(stage.wait(1.0), Demand)
-    assert [demand.gen for demand in later] == [None]
-
-    stage.wait(5)
-    assert stage.inflate(600 * MIB)[0].status == AckStatus.ACCEPTED
-    assert [demand.gen for demand in only(stage.press("some"), Demand)] == [2]
-    assert only(stage.wait(5), Demand) == []
-
-
-def test_harm_right_after_arrival_is_the_moves(stage) -> None:
-    """Within a second of arriving the inflation is blamed; later the need is the guest's own."""
-    stage.open()
-    stage.inflate(900 * MIB)
-    stage.guest.inflate(124 * MIB)
-    stage.wait(0.5)
-    assert only(stage.press("some"), Demand)[0].gen == 1
-
-    stage.wait(5)
-    stage.inflate(800 * MIB)
-    stage.guest.inflate(100 * MIB)
-    stage.wait(3)
-    assert only(stage.press("some"), Demand)[0].gen is None
-
-
-def test_soft_shortage_does_not_stop_an_inflate(stage) -> None:
-    """Taking cache away is what an INFLATE is for: without stalls it is not objected to."""
-    stage.open()
-    stage.inflate(400 * MIB)
-    stage.guest.used_kib = 320 * MIB
-    stage.guest.inflate(624 * MIB)
-    assert only(stage.wait(5), Demand) == []
-
-
-def test_lease_across_a_sleep(stage) -> None:
-    """The lease runs in BOOTTIME: a long sleep ends it, and the move on its way is expired when the guest wakes."""
-    stage.open()
-    stage.inflate(600 * MIB)
-    stage.asleep_s = 100.0
-    stage.wait(0.1)
-    assert stage.agent.consent.state == (1, MoveStatus.EXPIRED)
-
-
-def test_lease_expires_in_a_live_session(stage) -> None:
-    """A coordinator that pings and forgets its move is told that the lease ran out."""
-    stage.open()
-    stage.inflate(600 * MIB, ttl_ms=5000)
-    statuses = only(stage.wait(6), BalloonStatus)
-    assert [status.status for status in statuses] == [MoveStatus.EXPIRED]
-
-
-def test_awake_again_refuses_until_hello(stage) -> None:
-    """After a sleep an old coordinator's command may be stale: refused until a session is opened again."""
-    stage.open()
-    stage.wait(3)
-    stage.asleep_s = 50.0
-    assert only(stage.inflate(600 * MIB), BalloonAck)[0].why == AckWhy.SUSPENDED
-    stage.hello()
-    assert stage.inflate(600 * MIB)[0].status == AckStatus.ACCEPTED
-
-
-def test_silence_ends_the_consent(stage) -> None:
-    """A coordinator that was silent for 10 s has no consent any more when it comes back."""
-    stage.open()
-    stage.inflate(600 * MIB, ttl_ms=60_000)
-    stage.wait(11, ping=False)
-    again = only(stage.inflate(600 * MIB, gen=1, ttl_ms=60_000), BalloonAck)[0]
-    assert (again.status, again.effective_bytes) == (AckStatus.DUPLICATE, 1024 * MIB_BYTES)
-
-
-def test_commands_in_one_chunk_keep_their_order(stage) -> None:
-    """INFLATE and DEFLATE that arrive together are answered in order, each from a sample."""
-    from ballonet_protocol import Deflate, Inflate
-
-    stage.open()
-    first = stage.host.send(Inflate(gen=1, target_bytes=600 * MIB_BYTES, ttl_ms=30_000))
-    second = stage.host.send(Deflate(gen=2, target_bytes=900 * MIB_BYTES, ttl_ms=30_000))
-    acks = only(stage.receive(first + second), BalloonAck)
-    assert [(ack.gen, ack.status) for ack in acks] == [(1, AckStatus.ACCEPTED), (2, AckStatus.ACCEPTED)]
-
-
-def test_deflate_on_oom_off(stage) -> None:
-    """Where MemTotal shrinks with the balloon, the total reported does not."""
-    stage.guest.deflate_on_oom = False
-    before = only(stage.open(), Report)[0].memory.total_bytes
     stage.guest.inflate(300 * MIB)
-    assert only(stage.wait(2), Report)[-1].memory.total_bytes == before
+    stage.guest.used_kib = stage.guest.size_kib - stage.guest.reserve_kib - 30 * MIB
+    assert len(only(stage.wait(5), Demand)) == 1
+    assert len(only(stage.hello() + stage.wait(2), Demand)) == 1
 
 
-def test_ram_unknown(stage) -> None:
-    """A HELLO without `ram` is served on the scale of what the kernel manages."""
-    stage.connect()
-    ack = stage.hello(ram_bytes=None)[0]
-    assert ack.total_bytes == 960 * MIB_BYTES
-    assert stage.deflate(5000 * MIB)[0].effective_bytes == 960 * MIB_BYTES
+def test_kill_is_an_event(stage) -> None:
+    """An OOM kill is told as it is, also when the guest has memory and asks for none."""
+    stage.open()
+    stage.guest.counters["oom_kill"] += 1
+    heard = stage.wait(2)
+    assert [event.event for event in only(heard, Event)] == ["oom_kill"]
+    assert only(heard, Demand) == []
+
+
+def test_demand_waits_for_the_frame_budget(stage) -> None:
+    """A DEMAND that found no room leaves with the next sample that has it."""
+    stage.open()
+    stage.wait(5)
+    while stage.agent.session.send(Event(event="resume", boottime_ms=1), stage.now):
+        pass
+    for _ in range(100):
+        stage.inflate(1024 * MIB)
+    assert only(stage.press("full"), Demand) == []
+    assert [demand.severity for demand in only(stage.wait(1.5), Demand)] == [Severity.STARVING]
+
+
+def test_loss_forgets_the_harm(stage) -> None:
+    """A harm that waited when the host left is not told to the next one, and what happened meanwhile is no harm."""
+    stage.open()
+    stage.wait(3)
+    stage.press("some")
+    stage.press("some")  # waits for its quarter of a second
+    stage.do(stage.agent.disconnected(stage.now))
+    stage.guest.counters["oom_kill"] += 1
+    stage.guest.inflate(400 * MIB)
+    stage.guest.deflate(300 * MIB)
+    stage.wait(3, ping=False)
+    heard = stage.open() + stage.wait(3)
+    assert only(heard, Demand) + only(heard, Event) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet_guest_agent.cadence import Backoff, FrameBudget, ReportRhythm
+from ballonet_guest_agent.cadence import Backoff, FrameBudget, LineBudget, ReportRhythm
 
 
 def test_backoff_grows_and_ends_at_15_s() -> None:
@@ -38,6 +38,21 @@ def test_frame_budget_survives_a_clock_that_goes_back() -> None:
     budget = FrameBudget()
     assert budget.take(10.0)
     assert sum(budget.take(5.0) for _ in range(100)) == 59
+
+
+def test_frame_budget_keeps_a_reserve() -> None:
+    """What can be done without leaves the last ones to what cannot."""
+    budget = FrameBudget()
+    assert sum(budget.take(0.0, keep=16) for _ in range(100)) == 44
+    assert sum(budget.take(0.0) for _ in range(100)) == 16
+
+
+def test_line_budget_counts_what_it_leaves_out() -> None:
+    """Twenty lines, then one a second that says how many were not said."""
+    budget = LineBudget()
+    assert [budget.next_line(0.0) for _ in range(25)] == [0] * 20 + [None] * 5
+    assert budget.next_line(1.0) == 5
+    assert budget.next_line(1.5) is None
 
 
 def test_report_each_period(make_guest) -> None:

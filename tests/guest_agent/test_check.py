@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from ballonet_guest_agent.check import HINT, OK, PROBLEM, Facts, findings, look
-from ballonet_guest_agent.config import AgentSettings
+from ballonet_guest_agent.check import HINT, OK, PROBLEM, findings
+from ballonet_guest_agent.look import Access, Account, Facts
 from ballonet_guest_agent.sample import Sample
 
 WITHOUT_MEMINFO = Sample.from_texts("", "balloon_inflate 0\nballoon_deflate 0\n", "some total=1\n", True)
@@ -17,11 +15,14 @@ def facts(guest, **changes: object) -> Facts:
     good = {
         "port": "org.ballonet.agent.0",
         "port_path": "/dev/vport1p1",
+        "port_access": Access(0, 900, 0o660),
         "port_error": None,
         "port_busy": False,
         "sample": guest.sample(),
+        "psi_access": Access(0, 0, 0o666),
         "psi_error": None,
-        "has_sys_resource": True,
+        "account": Account(900, (900,)),
+        "caller_is_root": True,
     }
     return Facts(**{**good, **changes})
 
@@ -31,18 +32,23 @@ def worst(found: list) -> list[tuple[str, str]]:
 
 
 def test_good_guest(make_guest) -> None:
-    """A guest that has everything has no complaint, and five things were looked at."""
+    """A guest that has everything has no complaint, and six things were looked at."""
     found = findings(facts(make_guest()))
     assert worst(found) == []
-    assert [finding.name for finding in found] == ["port", "memory", "psi", "swap", "balloon"]
+    assert [finding.name for finding in found] == ["user", "port", "memory", "psi", "swap", "balloon"]
 
 
 @pytest.mark.parametrize(
     ("changes", "name", "mend"),
     [
         ({"port_path": None}, "port", "virtserialport"),
-        ({"port_error": "Permission denied"}, "port", "_ballonet-agent"),
-        ({"psi_error": "Invalid argument", "has_sys_resource": False}, "psi", "CAP_SYS_RESOURCE"),
+        ({"port_error": "No such device"}, "port", "right port"),
+        ({"port_access": Access(0, 0, 0o600)}, "port", "udev rule"),
+        ({"port_access": Access(0, 0, 0o600), "port_error": "Permission denied"}, "port", "udev rule"),
+        ({"port": "uart:/dev/ttyS1", "serial_error": "pyserial is not installed"}, "port", "python3-serial"),
+        ({"account": None}, "user", "systemd-sysusers"),
+        ({"psi_access": Access(0, 0, 0o444)}, "psi", "newer kernel"),
+        ({"agent_capabilities": 0x4000}, "psi", "CAP_SYS_RESOURCE"),
         ({"psi_error": "Invalid argument"}, "psi", "may be written"),
         ({"config_problems": ("x.conf line 2: ...",)}, "settings", "correct that line"),
         ({"sample": WITHOUT_MEMINFO}, "memory", "3.14"),
@@ -78,16 +84,20 @@ def test_busy_port_is_the_agents(make_guest) -> None:
     assert worst(findings(facts(make_guest(), port_error="Device or resource busy", port_busy=True))) == []
 
 
-def test_look_at_an_empty_machine(tmp_path: Path) -> None:
-    """Where nothing is there, everything is named and nothing raised."""
-    root = str(tmp_path)
-    settings = AgentSettings(proc_root=root, sys_root=root, dev_root=root)
-    found = findings(look(settings, "org.ballonet.agent.0", []))
-    assert [name for name, level in worst(found) if level == PROBLEM] == ["port", "memory", "psi", "balloon"]
+def test_ordinary_caller_is_not_the_agent(make_guest) -> None:
+    """Who may not open the port or arm a trigger learns whether the agent may, and that root would see more."""
+    mine = {"caller_is_root": False, "port_error": "Permission denied", "psi_error": "Invalid argument"}
+    assert worst(findings(facts(make_guest(), **mine))) == [("caller", HINT)]
+    shut = {**mine, "port_access": Access(0, 0, 0o600)}
+    assert worst(findings(facts(make_guest(), **shut))) == [("caller", HINT), ("port", PROBLEM)]
 
 
-def test_look_at_a_unix_port(tmp_path: Path) -> None:
-    """For a Unix socket the directory must be writable."""
-    settings = AgentSettings()
-    assert look(settings, f"unix:{tmp_path}/agent.sock", []).port_error is None
-    assert "not a directory" in str(look(settings, f"unix:{tmp_path}/missing/agent.sock", []).port_error)
+def test_unix_socket_needs_no_user(make_guest) -> None:
+    """For development: whoever starts the agent serves, and permissions are his."""
+    changes = {"port": "unix:/x/agent.sock", "account": None, "port_access": Access(0, 0, 0o600)}
+    assert worst(findings(facts(make_guest(), **changes))) == []
+
+
+def test_running_agent_with_its_capability(make_guest) -> None:
+    """CapEff as the service gives it is well."""
+    assert worst(findings(facts(make_guest(), agent_capabilities=1 << 24 | 1 << 14))) == []

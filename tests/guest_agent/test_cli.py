@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_sample_json(config: str) -> None:
     assert values["memory"]["committed_kib"] == 884340
     assert values["psi"]["full_us"] == 104512
     assert values["balloon"]["deflate_on_oom"] is None
+    assert values["size"]["floor_kib"] == 232 * 1024 + values["memory"]["total_kib"] // 16
+    assert values["size"]["floor_kib"] < values["size"]["want_kib"] < values["memory"]["total_kib"]
 
 
 def test_check_fails_with_a_way_out(config: str) -> None:
@@ -58,17 +61,21 @@ def test_check_json(config: str) -> None:
     """The same for programs."""
     result = CliRunner().invoke(main, ["check", "--json", "--config", config])
     rows = json.loads(result.output)
-    assert {row["name"] for row in rows} == {"port", "memory", "psi", "swap", "balloon"}
+    caller = set() if os.geteuid() == 0 else {"caller"}
+    assert {row["name"] for row in rows} == {"user", "port", "memory", "psi", "swap", "balloon"} | caller
     assert result.exit_code == 1
 
 
 def test_check_is_well(config: str, monkeypatch, make_guest) -> None:
     """Exit code 0 when nothing must be mended, hints allowed."""
-    from ballonet_guest_agent import check, cli
+    from ballonet_guest_agent import cli, look
 
     guest = make_guest()
     guest.swap_total_kib = 0
-    facts = check.Facts("p", "/dev/p", None, False, guest.sample(), None, True)
+    account = look.Account(900, (900,))
+    access = look.Access(0, 900, 0o660)
+    everybody = look.Access(0, 0, 0o666)
+    facts = look.Facts("p", "/dev/p", access, None, False, guest.sample(), everybody, None, account, True)
     monkeypatch.setattr(cli, "look", lambda *_: facts)
     result = CliRunner().invoke(main, ["check", "--config", config])
     assert result.exit_code == 0

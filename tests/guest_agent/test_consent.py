@@ -81,6 +81,54 @@ def test_gen_same_is_duplicate_with_todays_value() -> None:
     assert (raised.status, raised.effective_bytes) == (AckStatus.DUPLICATE, 600 * MIB)
 
 
+@pytest.mark.parametrize(
+    ("changes", "effective_mib", "why"),
+    [
+        ({"pressed": True}, 800, AckWhy.PRESSURE),
+        ({"suspended": True}, 800, AckWhy.SUSPENDED),
+        ({"unmovable_bytes": 650 * MIB}, 650, AckWhy.PRESSURE),
+        ({"unmovable_bytes": 900 * MIB}, 800, AckWhy.PRESSURE),
+        ({"floor_bytes": 700 * MIB}, 700, AckWhy.FLOOR),
+    ],
+)
+def test_duplicate_looks_at_the_guest_anew(changes: dict[str, object], effective_mib: int, why: int) -> None:
+    """A repeated INFLATE is not agreed to where a new one would not be; when the stall is over it is again."""
+    consent = Consent()
+    consent.answer(inflate(500), QUIET, 0.0)
+    again = consent.answer(inflate(500), view(**changes), 1.0)
+    assert (again.status, again.effective_bytes, again.why) == (AckStatus.DUPLICATE, effective_mib * MIB, why)
+    later = consent.answer(inflate(500), QUIET, 2.0)
+    assert later.effective_bytes == (500 * MIB if effective_mib == 800 else effective_mib * MIB)
+
+
+def test_duplicate_keeps_the_inflates_own_floor() -> None:
+    """The floor that the INFLATE named holds for its repetition."""
+    consent = Consent()
+    consent.answer(inflate(100, floor_bytes=600 * MIB), QUIET, 0.0)
+    assert consent.answer(inflate(100, floor_bytes=600 * MIB), QUIET, 0.0).effective_bytes == 600 * MIB
+
+
+def test_grant() -> None:
+    """Up to a DEFLATE's size, and up to the size before an INFLATE that ended early; closed when used or too old."""
+    consent = Consent()
+    consent.answer(deflate(900), QUIET, 0.0)
+    assert consent.granted_bytes(29.0) == 900 * MIB
+    assert consent.granted_bytes(30.0) is None
+    consent.close_grant(899 * MIB)
+    assert consent.granted_bytes(0.0) == 900 * MIB
+    consent.close_grant(900 * MIB)
+    assert consent.granted_bytes(0.0) is None
+    consent.answer(inflate(500, gen=2), QUIET, 0.0)
+    assert consent.granted_bytes(0.0) is None
+    assert consent.expire(30.0)
+    assert consent.granted_bytes(59.0) == 800 * MIB
+    assert consent.granted_bytes(60.0) is None
+    consent.answer(inflate(500, gen=3), QUIET, 0.0)
+    consent.progress(500 * MIB)
+    consent.end()
+    assert consent.granted_bytes(0.0) is None
+
+
 def test_duplicate_of_a_refusal_never_consents() -> None:
     """The pressure is over when the command comes again: the answer is still the present size."""
     consent = Consent()

@@ -4,195 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ballonet_guest_agent.actions import Identity, Instant
-from ballonet_guest_agent.agent import Agent
-from ballonet_guest_agent.config import AgentSettings
-from ballonet_guest_agent.loop import EXIT_STUCK, LOOK_AGAIN_S, LOOK_FOR_HOST_S, Loop, read_clocks
+from ballonet_guest_agent.loop import EXIT_STUCK, LOOK_AGAIN_S, LOOK_FOR_HOST_S, read_clocks
 from ballonet_guest_agent.port import AWAY
 from ballonet_guest_agent.unixport import UnixPort
-from ballonet_protocol import COORDINATOR, Connection, Demand, Hello, HelloAck, HelloReq, Message, Ping, Report
+from ballonet_protocol import COORDINATOR, Connection, Demand, ErrorMessage, Hello, HelloAck, HelloReq, Ping, Report
 from ballonet_protocol.limits import QUEUE_BYTES
 
-
-class Clock:
-    """Time that only moves when told. Long after boot, so that nothing settles."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> Instant:
-        return Instant(self.seconds, self.seconds)
-
-
-class FakeTriggers:
-    """PSI triggers that a test can fire: urgent data on a TCP socket raises EPOLLPRI as the kernel does."""
-
-    def __init__(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        self._pulls = {kind: socket.create_connection(listener.getsockname()) for kind in ("some", "full")}
-        self._ends = [listener.accept()[0] for _ in self._pulls]
-        listener.close()
-        self.fds = {end.fileno(): kind for end, kind in zip(self._ends, self._pulls, strict=True)}
-        self.armed: list[tuple[int, int]] = []
-        self.reason: str | None = None
-
-    def fire(self, kind: str) -> None:
-        self._pulls[kind].send(b"!", socket.MSG_OOB)
-
-    def arm(self, some_us: int, full_us: int) -> str | None:
-        self.armed.append((some_us, full_us))
-        return self.reason
-
-    def close(self) -> None:
-        self.fds = {}
-
-    def release(self) -> None:
-        for end in [*self._ends, *self._pulls.values()]:
-            end.close()
-
-
-class FakeProcfs:
-    """/proc as the simulated guest has it."""
-
-    def __init__(self, guest) -> None:
-        self.guest = guest
-        self.samples = 0
-
-    def sample(self):
-        self.samples += 1
-        return self.guest.sample()
-
-
-class ScriptedPort:
-    """A port that does what the test says: `reads` are handed out in order, `room` is what a write takes."""
-
-    name, hint = "scripted", "ask the test"
-
-    def __init__(self) -> None:
-        self.reads: list[object] = []
-        self.room = 1 << 20
-        self.written = b""
-        self.tried = self.opened = self.closed = 0
-        self.open_error: OSError | None = None
-        self.write_error: OSError | None = None
-        self._ends: tuple[socket.socket, socket.socket] | None = None
-
-    def open(self) -> None:
-        self.tried += 1
-        if self.open_error is not None:
-            raise self.open_error
-        self.opened += 1
-        self._ends = socket.socketpair()
-
-    def fileno(self) -> int:
-        return -1 if self._ends is None else self._ends[0].fileno()
-
-    def listener_fileno(self) -> int:
-        return -1
-
-    def accept(self) -> None:
-        raise AssertionError("there is no listener")
-
-    def nudge(self) -> None:
-        """Raise an edge."""
-        assert self._ends is not None
-        self._ends[1].send(b"!")
-
-    def read(self) -> bytes | None:
-        if not self.reads:
-            return None
-        result = self.reads.pop(0)
-        if isinstance(result, OSError):
-            raise result
-        return result  # type: ignore[return-value]
-
-    def write(self, data: bytes) -> int:
-        if self.write_error is not None:
-            raise self.write_error
-        taken = min(self.room, len(data))
-        self.room -= taken
-        self.written += data[:taken]
-        return taken
-
-    def host_left(self) -> None:
-        return
-
-    def close(self) -> None:
-        if self._ends is not None:
-            self.closed += 1
-            for end in self._ends:
-                end.close()
-            self._ends = None
-
-
-class Rig:
-    """A loop with everything around it faked but the waiting."""
-
-    def __init__(self, guest, port) -> None:
-        self.clock = Clock()
-        self.triggers = FakeTriggers()
-        self.procfs = FakeProcfs(guest)
-        self.port = port
-        self.said: list[str] = []
-        self.agent = Agent(AgentSettings(), Identity(bytes(16), has_psi_trigger=True))
-        self.loop = Loop(
-            self.agent,
-            port,
-            self.procfs,  # type: ignore[arg-type]
-            self.triggers,  # type: ignore[arg-type]
-            self.clock,
-            lambda _level, text: self.said.append(text),
-        )
-        self.host = Connection(COORDINATOR)
-        self._read = 0
-
-    def hello(self) -> bytes:
-        return self.host.open_session(
-            7, Hello(major_range=(1, 1), minor=0, nonce=bytes(16), capabilities=("psi",), ram_bytes=1 << 30)
-        )
-
-    def heard(self) -> list[Message]:
-        """What a scripted port has been given since the last call."""
-        self.host.receive_data(self.port.written[self._read :])
-        self._read = len(self.port.written)
-        return take(self.host)
-
-    def release(self) -> None:
-        self.loop.close()
-        self.triggers.release()
-
-
-def take(host: Connection) -> list[Message]:
-    messages = []
-    while (message := host.next_message()) is not None:
-        messages.append(message)
-    return messages
-
-
-@pytest.fixture
-def rig(make_guest) -> Iterator[Rig]:
-    rig = Rig(make_guest(), ScriptedPort())
-    yield rig
-    rig.release()
-
-
-@pytest.fixture
-def served(rig: Rig) -> Rig:
-    """With a session open."""
-    rig.loop.turn(0)
-    rig.port.reads = [rig.hello()]
-    rig.port.nudge()
-    rig.loop.turn(0)
-    assert [type(message) for message in rig.heard()] == [HelloReq, HelloAck, Report]
-    return rig
-
+from .rig import Rig, ScriptedPort, take
 
 # ---- the port
 
@@ -291,6 +116,35 @@ def test_unplugged_while_writing(served: Rig) -> None:
     assert served.port.closed == 1
 
 
+def test_lost_in_the_last_read_of_a_turn(served: Rig) -> None:
+    """A port that is lost by the answer to the sixteenth read leaves nothing to go on with: the loop waits again."""
+    served.port.reads = [b"\0"] * 15 + [served.host.send(Ping(token=1))]
+    served.port.write_error = OSError(19, "No such device")
+    served.port.open_error = OSError(2, "No such file")
+    served.port.nudge()
+    served.loop.turn(0)
+    assert served.port.closed == 1
+    assert served.loop._wait_s(served.clock()) == 1.0
+    served.clock.seconds += 1.0
+    served.loop.turn(0)
+    assert served.loop._wait_s(served.clock()) > 0.0
+
+
+def test_nothing_old_for_the_next_host(served: Rig) -> None:
+    """What waited to be written when the host left is not written to the next one."""
+    served.port.room = 0
+    served.triggers.fire("some")
+    served.loop.turn(5)
+    served.port.reads = [AWAY]
+    served.port.nudge()
+    served.loop.turn(0)
+    served.port.room, served.port.reads = 1 << 20, [None]
+    served.clock.seconds += 1.0
+    served.port.nudge()
+    served.loop.turn(0)
+    assert [type(message) for message in served.heard()] == [HelloReq]
+
+
 def test_short_writes(served: Rig) -> None:
     """Frames go out whole and in order however few bytes each write takes."""
     served.port.room = 0
@@ -335,6 +189,21 @@ def test_stuck_port_is_reopened_then_given_up(served: Rig) -> None:
     assert served.loop.exit_code == EXIT_STUCK
 
 
+def test_stuck_again_after_it_went_well_is_no_reason_to_leave(served: Rig) -> None:
+    """Only twice in a row counts: a byte taken in between begins anew."""
+    for _ in range(3):
+        served.port.room = 0
+        served.triggers.fire("some")
+        served.loop.turn(5)
+        served.clock.seconds += 5.0
+        served.loop.turn(0)
+        served.clock.seconds += 1.0
+        served.port.room, served.port.reads = 1 << 20, [served.host.send(Ping(token=1))]
+        served.loop.turn(0)
+    assert served.loop.exit_code is None
+    assert served.port.closed == 3
+
+
 def test_flood_does_not_keep_pressure_waiting(served: Rig) -> None:
     """A port that always has more is left after 64 KiB, and goes on in the next turn without waiting."""
     served.port.reads = [b"\0" * 4096] * 40
@@ -362,6 +231,45 @@ def test_pressure_becomes_a_demand_in_the_same_turn(served: Rig, kinds: list[str
     assert first.severity == severity
     assert not any(isinstance(message, Demand) for message in rest)
     assert served.procfs.samples == samples + 1
+
+
+def test_demand_before_the_lines_about_it(served: Rig, make_guest) -> None:
+    """A DEMAND that stops a move is written first, and the operator hears of it then."""
+    from ballonet_protocol import Inflate
+
+    served.clock.seconds += 3.0
+    served.port.reads = [served.host.send(Inflate(gen=1, target_bytes=600 << 20, ttl_ms=30_000))]
+    served.port.nudge()
+    served.loop.turn(0)
+    served.heard()
+    written_when_said: list[int] = []
+    served.loop._say_line = lambda _level, _text: written_when_said.append(len(served.port.written))
+    before = len(served.port.written)
+    served.triggers.fire("full")
+    served.loop.turn(5)
+    assert written_when_said
+    assert all(written > before for written in written_when_said)
+
+
+def test_lines_are_bounded(served: Rig) -> None:
+    """A coordinator that causes a line with each frame gets twenty, then one a second with the number left out."""
+    served.said.clear()
+    frames = [served.host.send(ErrorMessage(re=1, code=2, text="x", fatal=False)) for _ in range(300)]
+    for frame in frames:
+        served.loop._perform(served.agent.received(frame, served.clock()))
+        served.clock.seconds += 0.01
+    assert 20 <= len(served.said) <= 27
+    assert any("lines were left out" in text for text in served.said)
+
+
+def test_trigger_that_the_kernel_took_away(served: Rig) -> None:
+    """EPOLLERR on a trigger is no stall: the counter takes over, and the loop does not go round for it."""
+    ours = next(iter(served.triggers.fds))
+    served.loop._take_pressure([(ours, select.EPOLLERR | select.EPOLLPRI)])
+    assert any("each 250 ms" in text for text in served.said)
+    assert not served.agent.watch.has_psi_trigger
+    assert served.triggers.fds == {}
+    assert not any(isinstance(message, Demand) for message in served.heard())
 
 
 def test_lost_triggers_are_said(served: Rig) -> None:

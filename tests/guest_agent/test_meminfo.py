@@ -26,6 +26,7 @@ def test_linux_6_1() -> None:
         file_kib=408576 + 803328,
         shmem_kib=20480,
         slab_unreclaimable_kib=46080,
+        unevictable_kib=3072,
         swap_total_kib=1048572,
         swap_free_kib=1000444,
         balloon_kib=None,

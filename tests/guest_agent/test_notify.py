@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,10 +51,41 @@ def test_watchdog(monkeypatch, microseconds: str | None, pid: str | None, period
     assert watchdog_period_s() == period_s
 
 
-def test_log(capsys, monkeypatch) -> None:
+def test_log(capfd, monkeypatch) -> None:
     """The journal gets priorities, a terminal gets words."""
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     log(4, "careful")
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")
     log(4, "careful")
-    assert capsys.readouterr().err == "ballonet-agent: warning: careful\n<4>careful\n"
+    assert capfd.readouterr().err == "ballonet-agent: warning: careful\n<4>careful\n"
+
+
+def test_log_never_waits() -> None:
+    """A reader that does not read loses the line; the process goes on."""
+    code = """
+import os
+from ballonet_guest_agent.notify import log
+os.set_blocking(2, False)
+try:
+    while True:
+        os.write(2, bytes(4096))
+except BlockingIOError:
+    os.set_blocking(2, True)
+log(4, "x" * 5000)
+log(4, "careful")
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_log_to_nobody(monkeypatch) -> None:
+    """A pipe whose reader has gone, or no descriptor at all, is no error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("ballonet_guest_agent.notify._STDERR", writer)
+    log(4, "careful")
+    os.close(writer)
+    log(4, "careful")

@@ -55,3 +55,25 @@ def test_unmovable(make_guest) -> None:
     guest.swap_free_kib = 1000 * MIB
     assert unmovable_kib(guest.sample(), guest.ram_kib) == (64 + 8) * MIB
     assert unmovable_kib(Sample.from_texts("MemTotal: 5 kB\n", "", None, None), guest.ram_kib) == 0
+
+
+def test_what_has_no_line_of_its_own(make_guest) -> None:
+    """Memory in use that is neither cache nor anonymous cannot be moved, whatever the kernel calls it."""
+    guest = make_guest(4096 * MIB)
+    guest.used_kib, guest.anon_kib = 3300 * MIB, 150 * MIB
+    guest.swap_total_kib = guest.swap_free_kib = 0
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == (64 + 3300) * MIB
+    guest.swap_free_kib = 1024 * MIB
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == (64 + 3150) * MIB
+    guest.inflate(500 * MIB)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == (64 + 3150) * MIB
+
+
+def test_locked_memory_does_not_go_to_swap(make_guest) -> None:
+    """Of 600 MiB, 400 locked, 200 can go to a swap that has room for all."""
+    guest = make_guest()
+    guest.anon_kib = guest.used_kib = 600 * MIB
+    guest.swap_free_kib = 1000 * MIB
+    free = unmovable_kib(guest.sample(), guest.ram_kib)
+    guest.unevictable_kib = 400 * MIB
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == free + 400 * MIB

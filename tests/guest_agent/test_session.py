@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import pytest
 
+from ballonet_guest_agent.session import RESERVED_FRAMES
 from ballonet_protocol import (
-    AGENT,
     Bye,
     ByeWhy,
     Connection,
     ErrorCode,
     ErrorMessage,
     Event,
+    Hello,
     HelloAck,
     HelloReq,
     HelloReqWhy,
+    Limits,
     Ping,
     Pong,
     Report,
     SetPolicy,
 )
+from ballonet_protocol.limits import FRAMES_BURST, FRAMES_PER_S
 
 
 def kinds(messages: list[object]) -> list[str]:
@@ -86,14 +89,12 @@ def test_ack_tells_of_the_last_session(stage) -> None:
 
 @pytest.mark.fault(22)
 def test_wrong_version(stage) -> None:
-    """No common version: the coordinator is told, and there is no session."""
+    """No common version: ERROR 4, fatal, then BYE 5, in the session that was offered; and there is none."""
     stage.connect()
-    heard = Connection(AGENT)
-    frame = _hello_frame((2, 3))
-    frames_before = len(stage.frames)
-    stage.do(stage.agent.received(frame, stage.now))
-    assert heard.session == 0
-    assert len(stage.frames) == frames_before + 2
+    stage.host.open_session(5, Hello(major_range=(1, 3), minor=0, nonce=bytes(16), capabilities=()))
+    error, bye = stage.receive(_hello_frame((2, 3)))
+    assert (error.code, error.fatal) == (ErrorCode.UNSUPPORTED_VERSION, True)
+    assert bye == Bye(why=ByeWhy.PROTOCOL)
     assert not stage.agent.session.live
 
 
@@ -278,9 +279,125 @@ def test_shutdown(stage) -> None:
 
 
 def test_never_more_than_the_frame_budget(stage) -> None:
-    """A coordinator that floods gets at most 60 answers at once and 20 a second."""
+    """A coordinator that floods gets the answers that a burst of 60 has room for, some kept back, then 20 a second."""
     stage.open()
-    sent = 0
-    for token in range(300):
-        sent += len(stage.send(Ping(token=token)))
-    assert sent <= 60
+    stage.wait(5)
+    stage.monotonic_s += 1.0
+    assert sum(len(stage.send(Ping(token=token))) for token in range(300)) == FRAMES_BURST - RESERVED_FRAMES
+    stage.monotonic_s += 0.5
+    assert sum(len(stage.send(Ping(token=token))) for token in range(300)) == FRAMES_PER_S // 2
+    frames = len(stage.frames)
+    for _ in range(100):
+        stage.inflate(1024 * 1024)
+    assert len(stage.frames) - frames == RESERVED_FRAMES
+
+
+def test_flood_does_not_shut_the_door(stage) -> None:
+    """After a flood of PINGs a HELLO is still answered at once."""
+    stage.open()
+    for token in range(100):
+        stage.send(Ping(token=token))
+    assert kinds(stage.hello()) == ["HelloAck", "Report"]
+
+
+def test_no_session_without_its_answer(stage) -> None:
+    """A HELLO_ACK that could not leave opens nothing: the agent asks for a session as soon as it may speak."""
+    stage.open()
+    for _ in range(100):
+        stage.inflate(1024 * 1024)
+    assert kinds(stage.hello()) == []
+    assert not stage.agent.session.live
+    assert kinds(stage.wait(1.5, ping=False)) == ["HelloReq"]
+    assert kinds(stage.hello()) == ["HelloAck", "Report"]
+    assert stage.agent.session.live
+
+
+@pytest.mark.parametrize("silent_s", [1.0, 12.0])
+def test_asks_on_after_a_sleep(stage, silent_s: float) -> None:
+    """A HELLO_REQ after a sleep that got lost is repeated, though the old session's coordinator goes on pinging."""
+    stage.open()
+    stage.wait(silent_s, ping=False)
+    stage.asleep_s = 100.0
+    heard = stage.wait(60)
+    assert [message.why for message in heard if isinstance(message, HelloReq)][:3] == [HelloReqWhy.RESUMED] * 3
+    stage.hello()
+    assert "HelloReq" not in kinds(stage.wait(60))
+
+
+def test_unknown_session_is_no_sign_of_life(stage) -> None:
+    """ERROR 3 of a coordinator that knows nothing of us does not keep the session alive; a new one is asked for."""
+    stage.open()
+    other, heard = Connection(stage.host.our_role), []
+    for _ in range(20):
+        heard += stage.wait(1.0, ping=False)
+        heard += stage.receive(other.send(ErrorMessage(re=None, code=3, text="unknown session", fatal=False)))
+    assert not stage.agent.session.live
+    assert kinds(heard).count("Report") <= 12
+    assert 10 <= kinds(heard).count("HelloReq") <= 21
+
+
+def test_silent_coordinator_is_heard_again(stage) -> None:
+    """A frame of the session ends the silence: reports go on and nobody is asked for another session."""
+    stage.open()
+    stage.wait(12, ping=False)
+    assert not stage.agent.session.live
+    stage.send(Ping(token=1))
+    heard = stage.wait(60)
+    assert "HelloReq" not in kinds(heard)
+    assert "Report" in kinds(heard)
+
+
+def test_halves_of_two_frames(stage) -> None:
+    """The time for the end of a frame begins with that frame, not with the one before it in the same portion."""
+    stage.open()
+    first, second = stage.host.send(Ping(token=1)), stage.host.send(Ping(token=2))
+    heard = stage.receive(first[:9])
+    stage.monotonic_s += 1.2
+    heard += stage.receive(first[9:] + second[:9])
+    stage.monotonic_s += 1.2
+    heard += stage.do(stage.agent.tick(stage.now))
+    heard += stage.receive(second[9:])
+    assert [message.token for message in heard if isinstance(message, Pong)] == [1, 2]
+
+
+def test_half_a_frame_of_the_last_host(stage) -> None:
+    """Half a frame of a host that left is not put in front of what the next one says."""
+    stage.open()
+    stage.receive(stage.host.send(Ping(token=1))[:9])
+    stage.do(stage.agent.disconnected(stage.now))
+    stage.connect()
+    assert not stage.agent.session.connection.has_partial
+    stage.wait(1.5)
+    report = next(message for message in stage.hello() if isinstance(message, Report))
+    assert report.drops.crc == 1
+
+
+def test_a_good_frame_between_bad_ones(stage) -> None:
+    """Sixteen bad frames end a session when they stand in a row, not when a good one is between them."""
+    stage.open()
+    for _ in range(3):
+        for _ in range(15):
+            stage.receive(_bad_policy(stage))
+        stage.send(Ping(token=1))
+    assert stage.agent.session.live
+
+
+@pytest.mark.parametrize(
+    ("dead_ms", "report_ms", "expected"),
+    [(1, 1, (2_000, 250)), (10**9, 10**9, (60_000, 60_000)), (7_000, 2_000, (7_000, 2_000))],
+)
+def test_hellos_limits_are_bounded(stage, dead_ms: int, report_ms: int, expected: tuple[int, int]) -> None:
+    """What HELLO asks for is done within bounds, and the answer says what is done."""
+    stage.connect()
+    ack = stage.hello(limits=Limits(dead_ms=dead_ms, report_ms=report_ms))[0]
+    assert (ack.limits.dead_ms, ack.limits.report_ms) == expected
+    assert stage.agent.session.dead_s == expected[0] / 1000
+
+
+def test_sleep_ends_the_consent(stage) -> None:
+    """What was agreed to before a sleep is over, whatever is left of its lease."""
+    stage.open()
+    stage.inflate(800 * 1024)
+    stage.asleep_s = 5.0
+    stage.do(stage.agent.tick(stage.now))
+    assert not stage.agent.consent.live

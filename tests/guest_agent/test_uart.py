@@ -29,6 +29,21 @@ def test_conversation() -> None:
     assert port.fileno() == -1
 
 
+def test_line_is_the_agents_alone() -> None:
+    """A second opener is refused while the agent has the line."""
+    pytest.importorskip("serial", reason="pip install 'ballonet-guest-agent[uart]'")
+    host, line = os.openpty()
+    first, second = UartPort(os.ttyname(line)), UartPort(os.ttyname(line))
+    try:
+        first.open()
+        with pytest.raises(OSError, match="lock"):
+            second.open()
+    finally:
+        first.close()
+        os.close(host)
+        os.close(line)
+
+
 def test_missing_device() -> None:
     """A device that is not there is an OSError, which the loop waits out."""
     pytest.importorskip("serial", reason="pip install 'ballonet-guest-agent[uart]'")

@@ -89,6 +89,26 @@ def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_ordinary_file_is_not_taken(tmp_path: Path) -> None:
+    """A path with a file that is no socket is refused, and the file stays as it was."""
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    port = UnixPort(str(path))
+    with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+        port.open()
+    port.close()
+    assert path.read_text() == "mine"
+
+
+def test_what_stands_there_now_is_left_alone(port: UnixPort) -> None:
+    """A file that took the socket's place while it was served is not ours to remove."""
+    path = Path(port.name.partition(":")[2])
+    path.unlink()
+    path.write_text("mine")
+    port.close()
+    assert path.read_text() == "mine"
+
+
 def test_served_socket_is_not_taken(port: UnixPort) -> None:
     """A second agent on the same path is refused and harms nothing."""
     second = UnixPort(port.name.partition(":")[2])

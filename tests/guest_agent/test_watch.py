@@ -70,3 +70,17 @@ def test_forget_compares_with_nothing(make_guest) -> None:
     guest.counters["oom_kill"] = 9
     assert watch.observe(guest.sample(), at(11), guest.ram_kib, None) == []
     assert not watch.oom_killed
+
+
+def test_grace_ends_in_any_sample(make_guest) -> None:
+    """The sample at the end of the grace judges the move, also an instant after another: it would be due for ever."""
+    watch, guest = Watch(has_psi_trigger=True), make_guest()
+    guest.inflate(500 * MIB)
+    watch.observe(guest.sample(), at(10), guest.ram_kib, None)
+    guest.deflate(100 * MIB)
+    watch.observe(guest.sample(), at(11), guest.ram_kib, None)
+    assert watch.observe(guest.sample(), at(11.18), guest.ram_kib, None) == []
+    assert watch.due_s(1.0) == 11.2
+    assert [harm.why for harm in watch.observe(guest.sample(), at(11.2), guest.ram_kib, None)] == [DemandWhy.OOM]
+    assert not watch.compared
+    assert watch.due_s(1.0) > 11.4

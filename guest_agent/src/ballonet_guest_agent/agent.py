@@ -5,17 +5,16 @@ for one with `TakeSample`, the shell reads /proc and calls `sampled`, and the an
 fresh REPORT. Messages behind such a command wait for it, in order. A PSI event goes the same way: one pass over /proc,
 then the DEMAND, before anything else is written.
 
-A DEMAND while an INFLATE is on its way, or within a second of its end, names that INFLATE's gen: it stops the move. A
-second after the stop the agent looks again and repeats the DEMAND without gen if the guest is still short.
+When the guest asks and what a DEMAND blames is decided in asking.py, what is agreed to in consent.py.
 """
 
 from __future__ import annotations
 
 from ballonet_guest_agent.actions import SetTriggers, TakeSample, trigger_us
+from ballonet_guest_agent.asking import Asking, Need
 from ballonet_guest_agent.balloon_floor import computed_floor_kib
 from ballonet_guest_agent.cadence import REPORT_CLOSEST_S, ReportRhythm
 from ballonet_guest_agent.consent import Consent, View
-from ballonet_guest_agent.demand import DemandGate
 from ballonet_guest_agent.pressure import Harm
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
 from ballonet_guest_agent.session import MAJOR, MINOR, NEVER_S, Session, milliseconds
@@ -45,7 +44,6 @@ from ballonet_protocol.limits import (
     DEAD_S,
     HEARTBEAT_S,
     INFLIGHT_MOST,
-    REPEAT_AFTER_S,
     REPORT_LEAST_MS,
     REPORT_MOST_MS,
 )
@@ -56,8 +54,6 @@ if TYPE_CHECKING:
     from ballonet_guest_agent.config import AgentSettings
     from ballonet_guest_agent.sample import Sample
 
-#: Without a stall, a shortage is said again when it has grown by this part of the RAM.
-WORSE_PART = 50  # 1/50 = 2 %
 CAPABILITIES = ("psi", "refault", "events")
 #: What a coordinator may call dead: not less than its own ping's period, nor so long that a consent outlives it.
 DEAD_MS_RANGE = (2_000, 60_000)
@@ -72,16 +68,13 @@ class Agent:
         self.session = Session(identity)
         self.consent = Consent()
         self.watch = Watch(identity.has_psi_trigger)
-        self._gate = DemandGate()
+        self._asking = Asking(self.consent, self.watch)
         self._rhythm = ReportRhythm(settings.report_ms / 1000)
         self._waiting: Message | None = None
         self._ram_kib: int | None = None
-        self._granted_kib: int | None = None
-        self._asked_kib = 0
-        self._stop: tuple[float, int, Harm] | None = None
-        self._reached_s = -NEVER_S
         self._policy_gen = 0
         self._policy_floor_kib = 0
+        self._meminfo_lacks = False
 
     # ---- inputs ------------------------------------------------------------------------------------------------
 
@@ -124,10 +117,10 @@ class Agent:
     def pressed(self, kind: str, now: Instant) -> list[Action]:
         """A PSI trigger fired: "some" or "full"; "poll" is a shell's own reading of the stall counter."""
         self._begin(now)
+        self.watch.note_harm(now.monotonic_s)
         if self.session.live:
-            self.watch.note_harm(now.monotonic_s)
             severity = Severity.STARVING if kind == "full" else Severity.STALLING
-            self._gate.raise_(Harm(DemandWhy.PSI, severity))
+            self._asking.raise_(Harm(DemandWhy.PSI, severity))
             self._sample_when_due(now)
         return self._finish()
 
@@ -183,9 +176,8 @@ class Agent:
     def _forget(self) -> None:
         """Nobody is there any more: consent, harm and rhythm belonged to the conversation."""
         self._waiting = None
-        self._stop = None
         self.consent.end()
-        self._gate.clear()
+        self._asking.forget()
         self.watch.forget()
         self._rhythm.restart()
 
@@ -211,9 +203,7 @@ class Agent:
     def _sample_due_s(self) -> float:
         report_s = max(self._rhythm.due_s(), self.watch.sampled_s + REPORT_CLOSEST_S)
         due_s = min(self.watch.due_s(self._rhythm.period_s), report_s)
-        if self._stop is not None:
-            due_s = min(due_s, self._stop[0] + REPEAT_AFTER_S)
-        demand_s = self._gate.due_s()
+        demand_s = self._asking.due_s()
         return due_s if demand_s is None else min(due_s, demand_s)
 
     # ---- session and policy ------------------------------------------------------------------------------------
@@ -228,7 +218,7 @@ class Agent:
         self.session.dead_s = _between(dead_ms, *DEAD_MS_RANGE) / 1000
         self._rhythm.period_s = _between(report_ms, REPORT_LEAST_MS, REPORT_MOST_MS) / 1000
         self._ram_kib = None if hello.ram_bytes is None else hello.ram_bytes // 1024
-        self._policy_gen = self._policy_floor_kib = self._asked_kib = 0
+        self._policy_gen = self._policy_floor_kib = 0
         self._set_triggers(DEFAULT_SOME_PERMYRIAD, DEFAULT_FULL_PERMYRIAD)
         has = {"psi": sample.psi is not None, "refault": sample.vm.refaults_file is not None, "events": True}
         acknowledgement = HelloAck(
@@ -254,9 +244,8 @@ class Agent:
             gen=last_gen,
             status=last_status,
         )
-        self.session.opened()
-        self.session.log(5, f"session opened, nominal memory {self._ram(sample) // 1024} MiB")
-        self.session.send(acknowledgement, now)
+        if self.session.welcome(acknowledgement, now):
+            self.session.log(5, f"session opened, nominal memory {self._ram(sample) // 1024} MiB")
 
     def _set_policy(self, policy: SetPolicy, now: Instant) -> None:
         status = PolicyStatus.APPLIED
@@ -293,58 +282,49 @@ class Agent:
         """The guest's size; None when its kernel counts no balloon."""
         return None if sample.balloon_kib is None else present_kib(sample, self._ram(sample)) * 1024
 
-    def _floor_kib(self, sample: Sample) -> int:
-        """The floor in force: the highest of configuration, policy and INFLATE. A host can raise it, never lower it."""
+    def _own_floor_kib(self, sample: Sample) -> int:
+        """The higher of configuration and policy, in KiB."""
         ram_kib = self._ram(sample)
         own_kib = self.settings.floor_kib
         if own_kib is None:
             own_kib = computed_floor_kib(sample.total_kib or ram_kib, ram_kib)
-        return min(max(own_kib, self._policy_floor_kib, _kib_up(self.consent.floor_bytes)), ram_kib)
+        return min(max(own_kib, self._policy_floor_kib), ram_kib)
+
+    def _floor_kib(self, sample: Sample) -> int:
+        """The floor in force: the newest INFLATE's, where that is higher. A host can raise it, never lower it."""
+        return max(self._own_floor_kib(sample), min(_kib_up(self.consent.floor_bytes), self._ram(sample)))
 
     def _want_kib(self, sample: Sample, severity: int | None = None) -> int:
         hot_kib = self.watch.hot_swap.kib(sample)
         return want_kib(sample, self._ram(sample), self._floor_kib(sample), hot_kib, severity)
+
+    def _need(self, sample: Sample) -> Need:
+        ram_kib = self._ram(sample)
+        return Need(ram_kib, present_kib(sample, ram_kib), self._want_kib(sample), shortfall_kib(sample, ram_kib))
 
     # ---- a new sample ------------------------------------------------------------------------------------------
 
     def _observe(self, sample: Sample, now: Instant) -> None:
         if self._rhythm.changed(sample, self.consent.state) or self.consent.shrinking:
             self.watch.attend(now.monotonic_s)
-        for harm in self.watch.observe(sample, now, self._ram(sample), self._granted_kib):
-            self._gate.raise_(harm)
+        granted_bytes = self.consent.granted_bytes(now.boottime_s)
+        granted_kib = None if granted_bytes is None else granted_bytes // 1024
+        for harm in self.watch.observe(sample, now, self._ram(sample), granted_kib):
+            self._asking.raise_(harm)
+        if self.watch.compared:
+            self.consent.close_grant(self._present_bytes(sample))
         if self.watch.oom_killed:
             self.session.send_event("oom_kill", now)
         if self.watch.self_moved:
             self.session.send_event("balloon_moved", now)
         self._follow_move(sample, now)
-        self._ask_softly(sample, now)
-        self._ask_again(sample, now)
+        self._asking.look(self._need(sample), now.monotonic_s)
 
     def _follow_move(self, sample: Sample, now: Instant) -> None:
         if self.consent.progress(self._present_bytes(sample)):
-            self._reached_s = now.monotonic_s
+            if self.consent.inflating:
+                self._asking.inflate_arrived(self._need(sample), now.monotonic_s)
             self._send_status(sample, now)
-
-    def _ask_softly(self, sample: Sample, now: Instant) -> None:
-        """Short without a stall: say so once, and again when it has become worse. Not while an INFLATE is open."""
-        ram_kib = self._ram(sample)
-        if not shortfall_kib(sample, ram_kib):
-            self._asked_kib = 0
-        elif not (self.consent.live and self.consent.inflating) and not self._stopped_just_now(now):
-            want = self._want_kib(sample)
-            if want > max(present_kib(sample, ram_kib), self._asked_kib + ram_kib // WORSE_PART):
-                self._gate.raise_(Harm(DemandWhy.COMMIT, Severity.SHORT))
-
-    def _ask_again(self, sample: Sample, now: Instant) -> None:
-        """A second after a move was stopped: is it over, or was it the guest's own need?"""
-        if self._stop is None or self._stopped_just_now(now):
-            return
-        (stopped_s, _, harm), self._stop = self._stop, None
-        if self.watch.harmed_since(stopped_s) or shortfall_kib(sample, self._ram(sample)):
-            self._gate.raise_(harm)
-
-    def _stopped_just_now(self, now: Instant) -> bool:
-        return self._stop is not None and now.monotonic_s < self._stop[0] + REPEAT_AFTER_S
 
     # ---- balloon commands --------------------------------------------------------------------------------------
 
@@ -353,7 +333,7 @@ class Agent:
         view = View(
             ram_bytes=ram_kib * 1024,
             present_bytes=self._present_bytes(sample),
-            floor_bytes=self._floor_kib(sample) * 1024,
+            floor_bytes=self._own_floor_kib(sample) * 1024,
             unmovable_bytes=unmovable_kib(sample, ram_kib) * 1024,
             suspended=self.session.asleep,
             settling=now.boottime_s < self.settings.settling_s,
@@ -369,10 +349,8 @@ class Agent:
         )
         self.session.send(acknowledgement, now)
         if answer.status in (AckStatus.ACCEPTED, AckStatus.CLAMPED):
-            self._stop = None
-            self._granted_kib = None
-            if isinstance(command, Deflate):
-                self._granted_kib = (answer.effective_bytes or 0) // 1024
+            if isinstance(command, Inflate):
+                self._asking.inflate_began()
             self.watch.attend(now.monotonic_s)
             self._follow_move(sample, now)
             self._send_report(sample, now)
@@ -380,39 +358,33 @@ class Agent:
     # ---- messages out ------------------------------------------------------------------------------------------
 
     def _send_demand(self, sample: Sample, now: Instant) -> None:
-        harm = self._gate.take(now.monotonic_s)
-        if harm is None:
+        ask = self._asking.take(now.monotonic_s)
+        if ask is None:
             return
-        consent = self.consent
-        gen = self._stop[1] if self._stop is not None and self._stopped_just_now(now) else None
-        hurt = False
-        if consent.live and consent.inflating:
-            hurt = consent.shrinking or now.monotonic_s < self._reached_s + REPEAT_AFTER_S
-            if hurt:
-                gen = consent.gen
-                consent.stop()
-                self._stop = (now.monotonic_s, gen, harm)
-            else:
-                consent.end()
-        self._asked_kib = max(self._want_kib(sample, harm.severity), present_kib(sample, self._ram(sample)))
+        harm = ask.harm
+        want = max(self._want_kib(sample, harm.severity), present_kib(sample, self._ram(sample)))
+        self._asking.asked(want)
         demand = Demand(
             boottime_ms=milliseconds(now),
-            want_bytes=self._asked_kib * 1024,
+            want_bytes=want * 1024,
             why=harm.why,
             severity=harm.severity,
-            gen=gen,
+            gen=ask.gen,
         )
         if not self.session.send(demand, now):
-            self._gate.raise_(harm)
-        if hurt:
-            self.session.log(5, f"move {consent.gen} hurts (why {harm.why}, severity {harm.severity}): stopped")
+            self._asking.raise_(harm)
+        if ask.hurt:
+            self.session.log(5, f"move {ask.gen} hurts (why {harm.why}, severity {harm.severity}): stopped")
             self._send_status(sample, now)
 
     def _send_report(self, sample: Sample, now: Instant) -> None:
         memory = memory_report(sample)
         if memory is None:
-            self.session.log(3, "/proc/meminfo lacks a field that a report needs")
+            if not self._meminfo_lacks:
+                self.session.log(3, "/proc/meminfo lacks a field that a report needs")
+            self._meminfo_lacks = True
             return
+        self._meminfo_lacks = False
         gen, status = self.consent.state or (None, None)
         drops = self.session.connection.drops
         report = Report(

@@ -21,6 +21,9 @@ REPORT_CLOSEST_S = REPORT_LEAST_MS / 1000
 #: Part of the guest's memory that has to move before a REPORT is worth sending early.
 SIGNIFICANT_PART = 50  # 1/50 = 2 %
 
+#: A start, a session and its end are a dozen lines; a peer that causes more has one line a second and a count.
+LINES_BURST, LINES_PER_S = 20, 1
+
 
 class Backoff:
     """Pauses that grow: 1 s, x1.5, at most 15 s, less a jitter that is the guest's own."""
@@ -44,25 +47,50 @@ class Backoff:
         return pause_s
 
 
-class FrameBudget:
-    """Token bucket over every frame that the agent writes."""
+class Budget:
+    """Token bucket: `most` at once, `per_s` a second in the long run."""
 
-    def __init__(self) -> None:
-        self._tokens: float = FRAMES_BURST
+    def __init__(self, most: int, per_s: float) -> None:
+        self._most = most
+        self._per_s = per_s
+        self._tokens: float = most
         self._at_s: float | None = None
 
     def _refill(self, now_s: float) -> None:
         if self._at_s is not None:
-            self._tokens = min(FRAMES_BURST, self._tokens + max(0.0, now_s - self._at_s) * FRAMES_PER_S)
+            self._tokens = min(self._most, self._tokens + max(0.0, now_s - self._at_s) * self._per_s)
         self._at_s = now_s
 
-    def take(self, now_s: float) -> bool:
-        """True when one frame may be written now."""
+    def take(self, now_s: float, keep: int = 0) -> bool:
+        """True when one may go now and `keep` more could."""
         self._refill(now_s)
-        if self._tokens < 1.0:
+        if self._tokens < 1.0 + keep:
             return False
         self._tokens -= 1.0
         return True
+
+
+class FrameBudget(Budget):
+    """Over every frame that the agent writes."""
+
+    def __init__(self) -> None:
+        super().__init__(FRAMES_BURST, FRAMES_PER_S)
+
+
+class LineBudget(Budget):
+    """Over every line for the operator, with a count of those that were left out."""
+
+    def __init__(self) -> None:
+        super().__init__(LINES_BURST, LINES_PER_S)
+        self._left_out = 0
+
+    def next_line(self, now_s: float) -> int | None:
+        """How many lines were left out since the last, when one may be said now; else None, and it counts."""
+        if not self.take(now_s):
+            self._left_out += 1
+            return None
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 class ReportRhythm:

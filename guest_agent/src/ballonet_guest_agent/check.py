@@ -1,40 +1,20 @@
 """What is missing on this guest for the agent to do its work, and how to mend each: facts in, findings out.
 
-`look` gathers the facts (the only part that touches the system), `findings` judges them.
+The facts come from look.py. Permissions are judged for the agent's user, whoever asks.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-
-from ballonet_guest_agent.actions import trigger_us
-from ballonet_guest_agent.port import find_port
-from ballonet_guest_agent.procfs import Procfs
-from ballonet_guest_agent.triggers import PsiTriggers
+from ballonet_guest_agent.look import AGENT_USER, Facts
 from ballonet_guest_agent.values import Value
-from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ballonet_guest_agent.config import AgentSettings
+    from ballonet_guest_agent.look import Access
     from ballonet_guest_agent.sample import Sample
 
 OK, HINT, PROBLEM = "ok", "hint", "problem"
 _CAP_SYS_RESOURCE = 1 << 24
-
-
-class Facts(Value):
-    """What `look` saw. Errors are the system's words, None when there was none."""
-
-    port: str
-    port_path: str | None
-    port_error: str | None
-    port_busy: bool
-    sample: Sample
-    psi_error: str | None
-    has_sys_resource: bool
-    config_problems: tuple[str, ...] = ()
 
 
 class Finding(Value):
@@ -46,58 +26,35 @@ class Finding(Value):
     mend: str = ""
 
 
-def look(settings: AgentSettings, port: str, config_problems: list[str]) -> Facts:
-    """Gather the facts. Opens the port for an instant; a running agent has it busy, which is well."""
-    procfs = Procfs(settings.proc_root, settings.sys_root)
-    path, error, busy = _try_port(settings, port)
-    triggers = PsiTriggers(procfs.psi_path)
-    psi_error = triggers.arm(trigger_us(DEFAULT_SOME_PERMYRIAD), trigger_us(DEFAULT_FULL_PERMYRIAD))
-    triggers.close()
-    return Facts(
-        port=port,
-        port_path=path,
-        port_error=error,
-        port_busy=busy,
-        sample=procfs.sample(),
-        psi_error=psi_error,
-        has_sys_resource=_has_sys_resource(settings.proc_root),
-        config_problems=tuple(config_problems),
-    )
-
-
-def _try_port(settings: AgentSettings, port: str) -> tuple[str | None, str | None, bool]:
-    kind, colon, path = port.partition(":")
-    if colon and kind == "unix":
-        folder = os.path.dirname(path)
-        error = None if os.access(folder, os.W_OK) else f"{folder} is not a directory that can be written"
-        return path, error, False
-    found = path if colon else find_port(port, settings.sys_root, settings.dev_root)
-    if found is None:
-        return None, None, False
-    try:
-        os.close(os.open(found, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
-    except OSError as error:
-        return found, error.strerror or str(error), error.errno == errno.EBUSY
-    return found, None, False
-
-
-def _has_sys_resource(proc_root: str) -> bool:
-    try:
-        with open(proc_root + "/self/status", encoding="latin-1") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name == "CapEff":
-                    return bool(int(value.strip(), 16) & _CAP_SYS_RESOURCE)
-    except (OSError, ValueError):
-        return False
-    return False
-
-
 def findings(facts: Facts) -> list[Finding]:
     """Judge the facts; problems are what keeps the agent or a shrink from working, hints what makes them worse."""
     found = [Finding("settings", PROBLEM, text, "correct that line") for text in facts.config_problems]
+    if not facts.caller_is_root:
+        text = "not run as root: what only the service may do was judged by permissions and could not be tried"
+        found.append(Finding("caller", HINT, text, "run `ballonet-agent check` as root"))
+    if _is_served_by_user(facts):
+        found.append(_user(facts))
     found += [_port(facts), _memory(facts.sample), _psi(facts), _swap(facts.sample), *_balloon(facts.sample)]
     return found
+
+
+def _is_served_by_user(facts: Facts) -> bool:
+    """The service has a port or a line; a Unix socket is for development, by whoever starts the agent."""
+    return not facts.port.startswith("unix:")
+
+
+def _user(facts: Facts) -> Finding:
+    if facts.account is None:
+        mend = "install ballonet-guest-agent.sysusers to /usr/lib/sysusers.d and run systemd-sysusers"
+        return Finding("user", PROBLEM, f"there is no user {AGENT_USER}, and the service cannot start", mend)
+    return Finding("user", OK, f"the service's user {AGENT_USER} exists")
+
+
+def _shut_out(facts: Facts, access: Access | None) -> bool:
+    """Is the agent's user kept from this file?"""
+    if facts.account is None or access is None or not _is_served_by_user(facts):
+        return False
+    return not access.lets(facts.account)
 
 
 def _port(facts: Facts) -> Finding:
@@ -107,10 +64,18 @@ def _port(facts: Facts) -> Finding:
             f"<target type='virtio' name='{facts.port}'/></channel>, QEMU -device virtserialport,name={facts.port}"
         )
         return Finding("port", PROBLEM, f"no virtio port named {facts.port}", mend)
+    if facts.serial_error is not None:
+        return Finding("port", PROBLEM, facts.serial_error, "install python3-serial (or pip install pyserial)")
     if facts.port_busy:
         return Finding("port", OK, f"{facts.port_path} is in use, by the running agent as it should be")
-    if facts.port_error is not None:
-        mend = "run as the agent's user (_ballonet-agent), and see that the udev rule gives it the port"
+    access = facts.port_access
+    if access is not None and _shut_out(facts, access):
+        mend = "install the udev rule 60-ballonet-guest-agent.rules, then udevadm trigger; for a UART the group dialout"
+        text = f"{facts.port_path} is {access.uid}:{access.gid} {access.mode:04o}: {AGENT_USER} cannot open it"
+        return Finding("port", PROBLEM, text, mend)
+    judged_by_mode = not facts.caller_is_root and facts.account is not None and access is not None
+    if facts.port_error is not None and not (judged_by_mode and _is_served_by_user(facts)):
+        mend = "see that it is the right port, and that the agent's user may open it"
         return Finding("port", PROBLEM, f"{facts.port_path}: {facts.port_error}", mend)
     return Finding("port", OK, f"{facts.port_path} can be opened")
 
@@ -134,12 +99,18 @@ def _psi(facts: Facts) -> Finding:
         mend = "boot with psi=1 (kernel 4.20 or later with CONFIG_PSI)"
         text = "no /proc/pressure/memory: stalls are guessed from other counters, a second late"
         return Finding("psi", PROBLEM, text, mend)
+    late = "stalls are read from the counter, up to a second late"
+    if _shut_out(facts, facts.psi_access):
+        mend = "a newer kernel lets others write it; or User=root for the service (systemctl edit ballonet-guest-agent)"
+        return Finding("psi", PROBLEM, f"only root may write /proc/pressure/memory here: {late}", mend)
+    if facts.agent_capabilities is not None and not facts.agent_capabilities & _CAP_SYS_RESOURCE:
+        mend = "start it as the service does (AmbientCapabilities=CAP_SYS_RESOURCE)"
+        return Finding("psi", PROBLEM, f"the running agent lacks CAP_SYS_RESOURCE: {late}", mend)
+    if facts.psi_error is not None and facts.caller_is_root:
+        mend = "see whether /proc/pressure/memory may be written here (containers and old kernels refuse)"
+        return Finding("psi", PROBLEM, f"PSI trigger refused ({facts.psi_error}): {late}", mend)
     if facts.psi_error is not None:
-        mend = "run as the service does (AmbientCapabilities=CAP_SYS_RESOURCE)"
-        if facts.has_sys_resource:
-            mend = "see whether /proc/pressure/memory may be written here (containers and old kernels refuse)"
-        text = f"PSI trigger refused ({facts.psi_error}): stalls are seen up to a second late"
-        return Finding("psi", PROBLEM, text, mend)
+        return Finding("psi", OK, "/proc/pressure/memory lets the service arm its trigger, as far as permissions tell")
     return Finding("psi", OK, "the PSI trigger can be armed")
 
 

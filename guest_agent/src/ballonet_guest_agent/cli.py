@@ -8,10 +8,13 @@ import sys
 import click
 
 import ballonet_guest_agent
-from ballonet_guest_agent.check import OK, PROBLEM, findings, look
+from ballonet_guest_agent.balloon_floor import computed_floor_kib
+from ballonet_guest_agent.check import OK, PROBLEM, findings
 from ballonet_guest_agent.config import PORTS_ALLOWED, AgentSettings, check_port
 from ballonet_guest_agent.daemon import load_settings, run_daemon
+from ballonet_guest_agent.look import look
 from ballonet_guest_agent.procfs import Procfs
+from ballonet_guest_agent.want import want_kib
 from ballonet_protocol.units import format_kib
 
 TYPE_CHECKING = False
@@ -56,9 +59,9 @@ def sample(config: str | None, as_json: bool) -> None:
         click.echo(f"{problem} (the default is in force)", err=True)
     reading = Procfs(settings.proc_root, settings.sys_root).sample()
     if as_json:
-        click.echo(json.dumps(as_dict(reading), indent=2))
+        click.echo(json.dumps(as_dict(reading, settings), indent=2))
         return
-    for section, values in as_dict(reading).items():
+    for section, values in as_dict(reading, settings).items():
         if not isinstance(values, dict):
             continue
         click.echo(section)
@@ -85,8 +88,20 @@ def check(port: str | None, config: str | None, as_json: bool) -> None:
     sys.exit(1 if any(finding.level == PROBLEM for finding in found) else 0)
 
 
-def as_dict(reading: Sample) -> dict[str, object]:
-    """A sample as JSON has it: KiB, counters, null for unknown."""
+def as_dict(reading: Sample, settings: AgentSettings) -> dict[str, object]:
+    """A sample as JSON has it: KiB, counters, null for unknown.
+
+    `size` is what a REPORT adds. The nominal memory comes from a coordinator; without one it counts as what the kernel
+    manages, so both sizes are lower than in a REPORT by what the kernel took before it counted.
+    """
+    total_kib = reading.total_kib
+    floor_kib = want = None
+    if total_kib is not None:
+        floor_kib = settings.floor_kib
+        if floor_kib is None:
+            floor_kib = computed_floor_kib(total_kib, total_kib)
+        if reading.balloon_kib is not None:
+            want = want_kib(reading, total_kib, min(floor_kib, total_kib), 0)
     memory = {name: getattr(reading.memory, name) for name in reading.memory._fields}
     memory["total_kib"], memory["balloon_kib"] = reading.total_kib, reading.balloon_kib
     psi = reading.psi
@@ -94,6 +109,7 @@ def as_dict(reading: Sample) -> dict[str, object]:
         "memory": memory,
         "psi": None if psi is None else {name: getattr(psi, name) for name in psi._fields},
         "vm": {name: getattr(reading.vm, name) for name in reading.vm._fields},
+        "size": {"want_kib": want, "floor_kib": floor_kib},
         "balloon": {"deflate_on_oom": reading.deflate_on_oom, "page_kib": reading.page_kib},
     }
 

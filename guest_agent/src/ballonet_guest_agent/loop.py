@@ -4,8 +4,9 @@
 
 Edges, because a level-triggered wait on a port whose host is away returns at once, for ever. An edge can be lost (a
 host that leaves while the guest sleeps raises none), so the port is looked at every five seconds anyway, and every
-fifteen while no host is there. Nothing here
-blocks: a descriptor that takes no bytes keeps its frames in a queue of 32 KiB, and what does not fit is dropped whole.
+fifteen while no host is there. Nothing here blocks: a descriptor that takes no bytes keeps its frames in a queue of
+32 KiB, and what does not fit is dropped whole. Lines for the operator come after the frames of the same turn, twenty
+at once and one a second.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import select
 import time
 
 from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write
+from ballonet_guest_agent.cadence import LineBudget
 from ballonet_guest_agent.notify import log, notify, watchdog_period_s
 from ballonet_guest_agent.port import AWAY
 from ballonet_protocol.limits import QUEUE_BYTES, WRITE_STUCK_S
@@ -82,7 +84,8 @@ class Loop:
         self._procfs = procfs
         self._triggers = triggers
         self._now = now
-        self._say = say
+        self._say_line = say
+        self._lines = LineBudget()
         self._epoll = select.epoll()
         self._signals = -1
         self._is_open = False
@@ -250,7 +253,8 @@ class Loop:
             if data is None:
                 return
             self._perform(self.agent.received(data, self._now()))
-        self._more = True
+        # The last read may have lost the port or its host.
+        self._more = self._is_open and self._port.fileno() >= 0
 
     def _host_gone(self) -> None:
         self._forget_queue()
@@ -276,7 +280,7 @@ class Loop:
     # ---- actions -----------------------------------------------------------------------------------------------
 
     def _perform(self, actions: list[Action]) -> None:
-        todo = list(actions)
+        todo, lines = list(actions), []
         while todo:
             action = todo.pop(0)
             if isinstance(action, Write):
@@ -286,8 +290,18 @@ class Loop:
             elif isinstance(action, SetTriggers):
                 self._arm(action)
             elif isinstance(action, Log):
-                self._say(action.level, action.text)
+                lines.append(action)
         self._flush()
+        for line in lines:
+            self._say(line.level, line.text)
+
+    def _say(self, level: int, text: str) -> None:
+        left_out = self._lines.next_line(self._now().monotonic_s)
+        if left_out is None:
+            return
+        if left_out:
+            self._say_line(4, f"{left_out} lines were left out")
+        self._say_line(level, text)
 
     def _arm(self, action: SetTriggers) -> None:
         if not self._triggers.fds:

@@ -17,6 +17,7 @@ class MemInfo(Value):
     file_kib: int | None = None
     shmem_kib: int | None = None
     slab_unreclaimable_kib: int | None = None
+    unevictable_kib: int | None = None
     swap_total_kib: int | None = None
     swap_free_kib: int | None = None
     balloon_kib: int | None = None
@@ -33,6 +34,7 @@ _LINES = {
     "Inactive(file)": "inactive_file",
     "Shmem": "shmem_kib",
     "SUnreclaim": "slab_unreclaimable_kib",
+    "Unevictable": "unevictable_kib",
     "SwapTotal": "swap_total_kib",
     "SwapFree": "swap_free_kib",
     "Balloon": "balloon_kib",

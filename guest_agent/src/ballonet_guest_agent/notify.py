@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
+import select
 
 from ballonet_guest_agent.libc import send_datagram
 
+_STDERR = 2
+#: Less than a pipe's page: a pipe, socket or terminal with room at all takes it at once.
+_LINE_MOST = 1024
 #: Words for Log levels where nobody reads syslog prefixes.
 _LEVELS = {3: "error", 4: "warning", 5: "notice", 6: "info", 7: "debug"}
 
@@ -32,10 +35,17 @@ def watchdog_period_s() -> float | None:
 
 
 def log(level: int, text: str) -> None:
-    """One line on stderr, with the journal's priority prefix when the journal reads it."""
+    """One line on stderr, with the journal's priority prefix when the journal reads it.
+
+    Never waits: a reader that does not keep up loses the line. O_NONBLOCK would be simpler and is not ours to set:
+    stderr is shared with whoever started us.
+    """
     prefix = f"<{level}>" if "JOURNAL_STREAM" in os.environ else f"ballonet-agent: {_LEVELS.get(level, 'notice')}: "
+    line = f"{prefix}{text}"[: _LINE_MOST - 1] + "\n"
     try:
-        sys.stderr.write(f"{prefix}{text}\n")
-        sys.stderr.flush()
+        room = select.poll()
+        room.register(_STDERR, select.POLLOUT)
+        if room.poll(0):
+            os.write(_STDERR, line.encode("ascii", "replace"))
     except OSError:
         return

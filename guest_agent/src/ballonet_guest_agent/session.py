@@ -2,7 +2,7 @@
 
     port opened -> HELLO_REQ, again with back-off --HELLO--> open
     open --no host frame for 10 s, or 32 frames unanswered--> orphan: silent, HELLO_REQ each 15 s
-    orphan --any frame of the session--> open
+    orphan --any frame of the session--> open; after a sleep only a HELLO stops the asking
     open --BYE--> asks again with back-off
 
 A virtio port tells little about its other end: hosts change without an end of file, a paused guest writes into a void,
@@ -24,6 +24,7 @@ from ballonet_protocol import (
     ErrorMessage,
     Event,
     Hello,
+    HelloAck,
     HelloReq,
     HelloReqWhy,
     LocalProtocolError,
@@ -38,6 +39,7 @@ from ballonet_protocol.limits import (
     ERROR_EVERY_S,
     ERRORS_IN_A_ROW,
     HELLO_FIRST_S,
+    INFLIGHT_MOST,
     PARTIAL_S,
     RESYNC_EVERY_S,
     UNANSWERED_MOST,
@@ -51,6 +53,10 @@ MAJOR, MINOR = 1, 0
 #: BOOTTIME runs ahead of MONOTONIC by the time asleep; less than this is the granularity of reading two clocks.
 ASLEEP_S = 0.5
 NEVER_S = float("inf")
+#: What a flood of the coordinator's makes the agent say leaves room for what matters: an answer and a REPORT to each of
+#: the requests that may wait for one.
+DISPENSABLE = (Pong, Event, ErrorMessage)
+RESERVED_FRAMES = 2 * INFLIGHT_MOST
 
 
 class Session:
@@ -148,11 +154,13 @@ class Session:
             try:
                 message = self.connection.next_message()
             except RemoteProtocolError as error:
+                self._half_since_s = None
                 self._refuse(error, now)
                 continue
             if message is None:
                 break
-            self._heard(now)
+            self._half_since_s = None  # a half that waits now has begun behind this frame
+            self._heard(message, now)
             if self._concerns_guest(message, now):
                 return message
         if not self.connection.has_partial:
@@ -164,13 +172,16 @@ class Session:
             self.ask(HelloReqWhy.UNKNOWN_SESSION, now)
         return None
 
-    def _heard(self, now: Instant) -> None:
+    def _heard(self, message: Message, now: Instant) -> None:
         self._errors_in_a_row = 0
+        if _is_outside_sessions(message):
+            return  # anybody may have said it, whenever
         self._unanswered = 0
         self._heard_s = now.monotonic_s
-        if self._open:
+        if self._open and self._orphan:
             self._orphan = False
-            self._hello_due_s = NEVER_S
+            if not self.asleep:
+                self._hello_due_s = NEVER_S
 
     def _concerns_guest(self, message: Message, now: Instant) -> bool:
         if isinstance(message, Hello):
@@ -186,6 +197,8 @@ class Session:
             self._close(now)
         elif isinstance(message, ErrorMessage):
             self.log(4, f"coordinator reports error {message.code} for frame {message.re}")
+            if message.code == ErrorCode.UNKNOWN_SESSION:
+                self.ask(HelloReqWhy.UNKNOWN_SESSION, now)
         else:
             return True
         return False
@@ -228,11 +241,15 @@ class Session:
         self._hello_due_s = now.monotonic_s + self._backoff.next_s()
         self.send(HelloReq(why=self._hello_why, implementation=self._identity.implementation), now)
 
-    def opened(self) -> None:
-        """The agent answers a HELLO now: from here on there is a session."""
+    def welcome(self, acknowledgement: HelloAck, now: Instant) -> bool:
+        """Answer a HELLO: from here on there is a session. False, and none, when the answer could not leave."""
+        if not self.send(acknowledgement, now):
+            self._close(now)
+            return False
         self._open = self._ever_open = True
         self._orphan = self.asleep = False
         self._hello_due_s = NEVER_S
+        return True
 
     def _close(self, now: Instant) -> None:
         self._open = False
@@ -251,7 +268,7 @@ class Session:
 
     def send(self, message: Message, now: Instant) -> bool:
         """Add the message's frame to `out`. False when the frame budget is spent or the message cannot be sent."""
-        if not self._budget.take(now.monotonic_s):
+        if not self._budget.take(now.monotonic_s, RESERVED_FRAMES if isinstance(message, DISPENSABLE) else 0):
             return False
         try:
             frame = self.connection.send(message)
@@ -270,6 +287,13 @@ class Session:
     def log(self, level: int, text: str) -> None:
         """A line for the operator; `level` as in `Log`."""
         self.out.append(Log(level, text))
+
+
+def _is_outside_sessions(message: Message) -> bool:
+    """Was it said in session 0? An ERROR is where it names no frame, and always with this code."""
+    if not isinstance(message, ErrorMessage):
+        return False
+    return message.re is None or message.code == ErrorCode.UNKNOWN_SESSION
 
 
 def milliseconds(now: Instant) -> int:

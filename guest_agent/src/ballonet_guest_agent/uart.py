@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 BAUD = 115200
 
 
+def load_serial() -> Any:
+    """pyserial, loaded only where a serial line is used. OSError when it is not installed."""
+    try:
+        import serial
+    except ImportError as error:
+        raise OSError(f"pyserial is not installed ({error})") from error
+    return serial
+
+
 class UartPort:
     """A tty opened by pyserial and driven through its descriptor."""
 
@@ -29,11 +38,7 @@ class UartPort:
 
     def open(self) -> None:
         """Open in raw mode, exclusively, and drop what was said before. OSError when that cannot be."""
-        try:
-            import serial
-        except ImportError as error:
-            raise OSError(f"pyserial is not installed ({error})") from error
-        self._serial = serial.Serial(
+        self._serial = load_serial().Serial(
             self._path, BAUD, timeout=0, write_timeout=0, exclusive=True, xonxoff=False, rtscts=False
         )
         self._serial.reset_input_buffer()

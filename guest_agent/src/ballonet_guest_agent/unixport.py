@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
+import stat
 
 from ballonet_guest_agent.port import AWAY, READ_BYTES, WRITE_BYTES
 
@@ -23,35 +24,43 @@ class UnixPort:
         self._path = path
         self._listener: _socket.socket | None = None
         self._client = -1
+        self._ours: tuple[int, int] | None = None
 
     def open(self) -> None:
-        """Listen. A socket file left by an agent that is gone is replaced; one that is served is EADDRINUSE."""
+        """Listen. A socket that an agent left is replaced; one that is served, or no socket at all, is EADDRINUSE."""
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
         try:
             try:
                 listener.bind(self._path)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or self._is_served():
+                if error.errno != errno.EADDRINUSE or not self._is_left_over():
                     raise
                 os.unlink(self._path)
                 listener.bind(self._path)
             listener.listen(1)
+            self._ours = self._file()
         except OSError:
             listener.close()
             raise
         self._listener = listener
 
-    def _is_served(self) -> bool:
+    def _is_left_over(self) -> bool:
+        if not stat.S_ISSOCK(os.lstat(self._path).st_mode):
+            return False
         probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
         try:
             probe.connect(self._path)
         except ConnectionRefusedError:
-            return False
-        except OSError:
             return True
+        except OSError:
+            return False
         finally:
             probe.close()
-        return True
+        return False
+
+    def _file(self) -> tuple[int, int]:
+        status = os.lstat(self._path)
+        return status.st_dev, status.st_ino
 
     def fileno(self) -> int:
         """The client's descriptor."""
@@ -96,12 +105,13 @@ class UnixPort:
             self._client = -1
 
     def close(self) -> None:
-        """Stop listening and take the socket file away."""
+        """Stop listening and take the socket file away, unless another stands there now."""
         self.host_left()
         if self._listener is not None:
             self._listener.close()
             self._listener = None
             try:
-                os.unlink(self._path)
+                if self._file() == self._ours:
+                    os.unlink(self._path)
             except OSError:
                 return

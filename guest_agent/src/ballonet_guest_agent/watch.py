@@ -45,6 +45,8 @@ class Watch:
         self.sampled_s = float("-inf")
         self.oom_killed = False
         self.self_moved = False
+        #: Was the newest sample compared with the one before it? Not the first, and not one within an instant of it.
+        self.compared = False
         self._before: Sample | None = None
         self._before_s = 0.0
         self._harmed_s = float("-inf")
@@ -91,33 +93,37 @@ class Watch:
         before, interval_s = self._before, now.boottime_s - self._before_s
         self.sample, self.sampled_s = sample, now.monotonic_s
         self.oom_killed = self.self_moved = False
-        if before is not None and interval_s < SHORTEST_INTERVAL_S:
-            return []
-        self._before, self._before_s = sample, now.boottime_s
-        if before is None:
-            return []
-        swapped = increase(before.vm.swap_in_pages, sample.vm.swap_in_pages)
-        self.hot_swap.add((swapped or 0) * sample.page_kib, interval_s)
-        self.oom_killed = bool(increase(before.vm.oom_kills, sample.vm.oom_kills))
         short = shortfall_kib(sample, ram_kib) > 0
-        harms = []
-        stalled = stall_harm(before, sample, interval_s, self.some_permyriad, self.full_permyriad)
-        if stalled is not None:
-            self.note_harm(now.monotonic_s)
-            if not self.has_psi_trigger:
-                harms.append(stalled)
-        elif not self.has_psi_trigger and self._rising(before, sample):
-            self.attend(now.monotonic_s)
-        counted = counter_harm(before, sample, interval_s, short)
-        if counted is not None:
-            harms.append(counted)
-        moved = self._self_move(before, sample, now, ram_kib, granted_kib, short)
-        if moved is not None:
-            harms.append(moved)
+        # Also of a sample that is compared with nothing: the end of the grace asked for it, and would ask for ever.
+        harms = self._self_move(sample, now, ram_kib, granted_kib, short)
+        self.compared = before is not None and interval_s >= SHORTEST_INTERVAL_S
+        if before is None or self.compared:
+            self._before, self._before_s = sample, now.boottime_s
+        if before is not None and self.compared:
+            if self._unannounced_s is None and self_deflated_kib(before, sample, ram_kib, granted_kib):
+                self._unannounced_s = now.monotonic_s
+            harms += self._compare(before, sample, interval_s, now.monotonic_s, short)
         if any(harm.severity >= Severity.STALLING for harm in harms):
             self.note_harm(now.monotonic_s)
         elif harms:
             self.attend(now.monotonic_s)
+        return harms
+
+    def _compare(self, before: Sample, sample: Sample, interval_s: float, now_s: float, short: bool) -> list[Harm]:
+        swapped = increase(before.vm.swap_in_pages, sample.vm.swap_in_pages)
+        self.hot_swap.add((swapped or 0) * sample.page_kib, interval_s)
+        self.oom_killed = bool(increase(before.vm.oom_kills, sample.vm.oom_kills))
+        harms = []
+        stalled = stall_harm(before, sample, interval_s, self.some_permyriad, self.full_permyriad)
+        if stalled is not None:
+            self.note_harm(now_s)
+            if not self.has_psi_trigger:
+                harms.append(stalled)
+        elif not self.has_psi_trigger and self._rising(before, sample):
+            self.attend(now_s)
+        counted = counter_harm(before, sample, interval_s, short)
+        if counted is not None:
+            harms.append(counted)
         return harms
 
     @staticmethod
@@ -127,19 +133,17 @@ class Watch:
         return bool(increase(before.psi.some_us, sample.psi.some_us))
 
     def _self_move(
-        self, before: Sample, sample: Sample, now: Instant, ram_kib: int, granted_kib: int | None, short: bool
-    ) -> Harm | None:
-        if self_deflated_kib(before, sample, ram_kib, granted_kib) and self._unannounced_s is None:
-            self._unannounced_s = now.monotonic_s
+        self, sample: Sample, now: Instant, ram_kib: int, granted_kib: int | None, short: bool
+    ) -> list[Harm]:
+        """Was an unexplained deflation announced meanwhile, or is its grace over?"""
         since_s = self._unannounced_s
         if since_s is None:
-            return None
-        present_kib = ram_kib - (sample.balloon_kib or 0)
-        if granted_kib is not None and granted_kib >= present_kib:
+            return []
+        if granted_kib is not None and granted_kib >= ram_kib - (sample.balloon_kib or 0):
             self._unannounced_s = None
-            return None
+            return []
         if now.monotonic_s < since_s + ANNOUNCEMENT_GRACE_S:
-            return None
+            return []
         self._unannounced_s = None
         self.self_moved = True
-        return Harm(DemandWhy.OOM, Severity.STARVING if short else Severity.SOON)
+        return [Harm(DemandWhy.OOM, Severity.STARVING if short else Severity.SOON)]
