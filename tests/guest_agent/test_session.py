@@ -143,6 +143,19 @@ def test_orphan_after_32_frames(stage) -> None:
     assert len(stage.frames) - before <= 32
 
 
+def test_asking_ends_before_the_ring_is_full(stage) -> None:
+    """A host that hangs for a day hears 64 frames and then nothing; its first frame brings all back."""
+    stage.open()
+    before = len(stage.frames)
+    for _ in range(24):
+        stage.wait(3600, ping=False)
+    assert 32 < len(stage.frames) - before <= 64
+    stage.send(Ping(token=1))
+    assert "Report" in kinds(stage.wait(1))
+    stage.wait(60, ping=False)
+    assert len(stage.frames) - before > 64
+
+
 def test_unknown_session(stage) -> None:
     """Frames of a foreign session are answered with HELLO_REQ, once a second however many come."""
     stage.open()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ballonet_guest_agent import agent
+from ballonet_guest_agent import agent, asking
 from ballonet_guest_agent import session as agent_session
 from ballonet_host_coord import session as host_session
 from ballonet_protocol import _connection as connection
@@ -107,7 +107,7 @@ def test_the_interpreter_complains(script: dict[str, Any], complaint: str) -> No
         (agent_session, "ERROR_EVERY_S", 0.0, "agent-bad-storm"),
         (agent_session, "RESYNC_EVERY_S", 0.0, "agent-foreign-storm"),
         (agent, "DEAD_MS_RANGE", (10**6, 10**6), "agent-silence"),
-        (agent, "REPEAT_AFTER_S", 1e6, "consent-hurts-again"),
+        (asking, "REPEAT_AFTER_S", 1e6, "consent-hurts-again"),
         (host_session, "ERRORS_IN_A_ROW", 10**6, "coordinator-bad-sixteen"),
         (host_session, "ERROR_EVERY_S", 0.0, "coordinator-bad-storm"),
         (host_session, "RESYNC_EVERY_S", 0.0, "coordinator-hello-req-storm"),

@@ -1,7 +1,7 @@
 """The conversation with the coordinator: asking for a session, keeping it, noticing that nobody listens.
 
     port opened -> HELLO_REQ, again with back-off --HELLO--> open
-    open --no host frame for 10 s, or 32 frames unanswered--> orphan: silent, HELLO_REQ each 15 s
+    open --no host frame for 10 s, or 32 frames unanswered--> orphan: silent, HELLO_REQ each 15 s, 64 frames in all
     orphan --any frame of the session--> open; after a sleep only a HELLO stops the asking
     open --BYE--> asks again with back-off
 
@@ -42,6 +42,7 @@ from ballonet_protocol.limits import (
     INFLIGHT_MOST,
     PARTIAL_S,
     RESYNC_EVERY_S,
+    SILENT_AFTER,
     UNANSWERED_MOST,
 )
 
@@ -238,6 +239,9 @@ class Session:
 
     def _send_hello_req(self, now: Instant) -> None:
         self._last_hello_req_s = now.monotonic_s
+        if self._unanswered >= SILENT_AFTER:
+            self._hello_due_s = NEVER_S  # a frame, or an edge of the port, says that asking makes sense again
+            return
         self._hello_due_s = now.monotonic_s + self._backoff.next_s()
         self.send(HelloReq(why=self._hello_why, implementation=self._identity.implementation), now)
 

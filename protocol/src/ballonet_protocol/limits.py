@@ -29,6 +29,8 @@ HEARTBEAT_S = 2.0
 DEAD_S = 10.0
 #: A quarter of a virtio port's ring of 128 slots: a suspend with a full ring wedges the port for good.
 UNANSWERED_MOST = 32
+#: Half of that ring. Asking on would fill it within two hours, so then an agent waits to hear or see anything.
+SILENT_AFTER = 64
 
 #: How long a consent holds. It outlives a coordinator's restart and not its death.
 LEASE_MS = 30_000
