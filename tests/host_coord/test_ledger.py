@@ -35,6 +35,7 @@ from ballonet_host_coord.model import (
     StartVm,
     Status,
     TellDeflate,
+    VmFacts,
     Wish,
 )
 
@@ -422,6 +423,18 @@ def test_a_machine_starts_when_its_whole_claim_fits_beside_the_headroom() -> Non
     assert isinstance(start, StartVm)
     assert ledger.was_started(start.guest, NOW_S + 9)
     assert not ledger.was_started(start.guest, NOW_S + 11)
+
+
+def test_nothing_is_given_before_every_guest_was_looked_at() -> None:
+    """I1: a guest that nobody has looked at may hold anything; until then no grant and no start."""
+    unseen = make_guest("b", 0, None, vm=VmFacts(RunState.ABSENT), booking=Booking(0, 0, False), unseen=True)
+    short, seen = guest_at(300, demand_kib=600 * MIB), replace(unseen, unseen=False)
+    assert step(settled(300), (short, 600), (unseen, 0)) == []
+    assert step(settled(300), (short, 600), (seen, 0)) != []
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 512 * MIB, adopted=False)
+    assert step(ledger, (waiting("a"), 0), (unseen, 0)) == []
+    assert step(ledger, (waiting("a"), 0), (seen, 0)) != []
 
 
 def test_force_gives_everything_whatever_the_budget_says() -> None:

@@ -56,8 +56,9 @@ class Watch:
             books.clear()
 
     def startup(self, guest: Any, command: SetTarget, now_s: float) -> None:
-        """I3: a startup target is only set for a boot whose driver has not asked yet."""
-        require(not guest.is_up, "I3", f"startup target set on {guest.name}, which is up")
+        """I3: a startup target is only set for a boot that is not over."""
+        young = now_s - guest.boot_began_s < 30.0
+        require(young or not guest.is_up, "I3", f"startup target set on {guest.name}, which is up")
         self._target[guest.name] = command.target_kib
         self._relies_on.pop(guest.name, None)
 

@@ -263,7 +263,7 @@ class World:
         record = self.records[guest.name]
         if guest.run_state is RunState.ABSENT or not guest.reachable:
             guest.agent.lose(LinkState.NONE if guest.run_state is RunState.ABSENT else LinkState.UNRESPONSIVE)
-            record.vm_lost(guest.run_state is not RunState.ABSENT and record.vm.ram_kib > 0, "away")
+            record.vm_lost(guest.run_state is not RunState.ABSENT, "away", qemu_pid=guest.pid)
             return
         residency = Residency(guest.resident_kib, OVERHEAD_KIB)
         startup = record.vm_read(guest.vm_facts(), residency, self.now_s)

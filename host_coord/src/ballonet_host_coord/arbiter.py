@@ -151,6 +151,8 @@ def _own_floor_kib(guest: GuestSnapshot) -> int:
 def _fixed_reason(guest: GuestSnapshot) -> str:
     """Why this guest can be moved in neither direction; empty where it can."""
     state = guest.vm.run_state
+    if guest.unseen:
+        return "not looked at yet: nobody is granted anything before"
     if state in (RunState.ABSENT, RunState.SHUTDOWN):
         return "not running"
     if state is RunState.PRELAUNCH:
@@ -159,6 +161,8 @@ def _fixed_reason(guest: GuestSnapshot) -> str:
         return "paused"
     if state is RunState.MIGRATING:
         return "migrating"
+    if state is RunState.UNREACHABLE and not guest.vm.ram_kib:
+        return "its hypervisor has not answered yet: booked with its maximum"
     if state is RunState.UNREACHABLE:
         return "its hypervisor does not answer: booked as it was"
     if guest.booking.claimed:
@@ -309,7 +313,9 @@ def _overdrawn_cause(snapshot: Snapshot) -> str:
         over_kib = guest.booking.assigned_kib - (guest.hypervisor_target_kib or guest.settings.startup_kib)
         if over_kib <= STATUS_TOLERANCE_KIB:
             continue
-        if guest.booking.claimed:
+        if not guest.vm.ram_kib:
+            causes.append((over_kib, f"{guest.name} does not answer and is booked with its maximum"))
+        elif guest.booking.claimed:
             causes.append((over_kib, f"{guest.name} has booted and its balloon has not answered yet"))
         elif guest.residency is not None and guest.residency.resident_kib >= guest.booking.assigned_kib:
             causes.append((over_kib, f"{guest.name} resides above its balloon's size"))

@@ -18,6 +18,9 @@ Two kinds of evidence show that the driver of this boot has answered:
 
 A VM that waits before its first instruction cannot touch memory: it is booked at what is resident, and the
 coordinator starts it only when its whole claim fits.
+
+A process that lives and never told what it has (its monitor hangs, has another client, shows no balloon) is booked
+with its maximum, or with what it resides in where that is more.
 """
 
 from __future__ import annotations
@@ -67,6 +70,8 @@ def book(
         resident_kib = residency.resident_kib
     if vm.run_state is RunState.PRELAUNCH and not started:
         return Booking(assigned_kib=resident_kib, overhead_kib=overhead_kib, claimed=False)
+    if not vm.ram_kib:
+        return Booking(max(settings.maximum_kib, resident_kib), overhead_kib, claimed=True)
     assigned_kib = max(vm.actual_kib, target_in_flight_kib or 0, resident_kib)
     if not answered:
         assigned_kib = max(assigned_kib, vm.ram_kib)

@@ -36,10 +36,9 @@ from .model import (
     TellDeflate,
     UsageReport,
     VmEventKind,
-    VmFacts,
     Wish,
 )
-from .ports import Clock, HostMemory, Hypervisor, PortError, Recorder, StateStore, VmGone, VmPort
+from .ports import Clock, HostMemory, Hypervisor, PortError, Recorder, StateStore, VmAbsent, VmGone, VmPort
 from .session import AgentSession, Randomness
 from .snapshot import decision_to_json, snapshot_to_json
 from .summary import summarise
@@ -95,7 +94,7 @@ class Coordinator:
         self._overdrawn_since_s: float | None = None
         self._attendants = {
             guest.name: _Attendant(
-                GuestRecord(guest, AgentSession(randomness), self.ledger), hypervisor.vm(guest.name), self
+                GuestRecord(guest, AgentSession(randomness), self.ledger, observe), hypervisor.vm(guest.name), self
             )
             for guest in settings.guests
         }
@@ -125,11 +124,10 @@ class Coordinator:
     def residency(self, qemu_pid: int | None, ram_kib: int) -> Residency | None:
         return self._host_memory.residency(qemu_pid, ram_kib) if qemu_pid is not None else None
 
-    def is_alive(self, vm: VmFacts) -> bool:
-        """Whether a machine whose monitor is silent may still hold memory. An unknown process counts as alive."""
-        if vm.ram_kib == 0:
-            return False
-        return vm.qemu_pid is None or self._host_memory.is_alive(vm.qemu_pid)
+    def is_alive(self, qemu_pid: int | None, nobody_listens: bool) -> bool:
+        """Whether a machine whose monitor is silent may still hold memory. An unknown process counts as alive until
+        nobody listens."""
+        return not nobody_listens if qemu_pid is None else self._host_memory.is_alive(qemu_pid)
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -283,9 +281,10 @@ class _Attendant:
                     await self._vm.connect()
                     self._orders.clear()
                     await self._read_vm()
+                    self._coordinator.wake()
                     await self._attend()
                 except PortError as exc:
-                    self._lost(str(exc))
+                    self._lost(exc)
                 self.record.session.detached("its hypervisor is away")
                 self._coordinator.wake()
                 await trio.sleep(CONNECT_RETRY_S)
@@ -330,7 +329,7 @@ class _Attendant:
         vm = await self._vm.facts()
         now_s = self._coordinator.now()
         startup = self.record.vm_read(vm, self._coordinator.residency(vm.qemu_pid, vm.ram_kib), now_s)
-        if startup is not None and not self._coordinator.observe:
+        if startup is not None:
             log.info("%s: %s", self.record.name, describe(startup))
             self.order(startup)
 
@@ -387,13 +386,14 @@ class _Attendant:
         if self._reports is not None:
             self._reports.wake()
 
-    def _lost(self, detail: str) -> None:
+    def _lost(self, error: PortError) -> None:
         vm = self.record.vm
-        was_there = vm.run_state not in (RunState.ABSENT, RunState.UNREACHABLE)
-        residency = self._coordinator.residency(vm.qemu_pid, vm.ram_kib)
-        self.record.vm_lost(self._coordinator.is_alive(vm), detail, residency)
-        if was_there:
-            log.warning("%s: %s", self.record.name, detail)
+        qemu_pid = self._vm.listener_pid or vm.qemu_pid
+        ram_kib = vm.ram_kib or self.record.settings.maximum_kib
+        alive = self._coordinator.is_alive(qemu_pid, isinstance(error, VmAbsent))
+        self.record.vm_lost(alive, str(error), self._coordinator.residency(qemu_pid, ram_kib), qemu_pid)
+        if self.record.vm.run_state is not vm.run_state and vm.run_state is not RunState.UNREACHABLE:
+            log.warning("%s: %s", self.record.name, error)
 
     # --- as a report sink --------------------------------------------------------------------------------
 

@@ -203,6 +203,8 @@ class Ledger:
         commands: list[Command] = []
         decided = {guest.name: guest for guest in decision.guests}
         room_kib = snapshot.host.budget_kib - snapshot.booked_kib
+        if any(guest.unseen for guest in snapshot.guests):
+            room_kib = min(room_kib, 0)  # what nobody has looked at is not booked yet, and may be large
         short = {
             guest.name
             for guest in snapshot.guests

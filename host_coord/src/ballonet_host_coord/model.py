@@ -313,6 +313,8 @@ class GuestSnapshot:
     refuses: bool = False
     """It refused, objected or did not answer when it was last to shrink: nobody waits for its memory."""
     waiting_to_start: bool = False
+    unseen: bool = False
+    """Nobody has looked yet: whether it runs, and with how much, is unknown."""
 
     @property
     def name(self) -> str:

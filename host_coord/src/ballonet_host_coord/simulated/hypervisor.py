@@ -8,7 +8,7 @@ from math import inf
 import trio
 
 from ballonet_host_coord.model import VmEvent, VmEventKind, VmFacts
-from ballonet_host_coord.ports import ByteStream, PortError, VmGone
+from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
 from .machine import SimulatedMachine
 
@@ -28,6 +28,10 @@ class SimulatedVm:
         """Every target that was set, with its time."""
         self._connect_channel = connect_channel
         self._send, self._events = trio.open_memory_channel[VmEvent](inf)
+
+    @property
+    def listener_pid(self) -> int | None:
+        return None if self.dead else self.machine.qemu_pid
 
     async def connect(self) -> None:
         await self._answer()
@@ -75,7 +79,7 @@ class SimulatedVm:
             await trio.sleep(ANSWER_WITHIN_S)
             raise VmGone(f"monitor of {self.machine.name} does not answer")
         if self.dead:
-            raise VmGone(f"no monitor of {self.machine.name}")
+            raise VmAbsent(f"no monitor of {self.machine.name}")
 
 
 class SimulatedHypervisor:
