@@ -106,7 +106,16 @@ class Watch:
             return guest.booking.booked_kib
         if guest.booking.claimed or (vm.run_state is RunState.PRELAUNCH):
             return max(guest.booking.assigned_kib, resident_kib) + guest.booking.overhead_kib
-        return max(vm.actual_kib, self._target.get(guest.name, 0), resident_kib) + guest.booking.overhead_kib
+        target_kib = self._target.get(guest.name, 0)
+        above_kib = resident_kib - vm.actual_kib
+        if target_kib > vm.actual_kib and above_kib > 16 * 1024:  # a balloon that the host refilled
+            target_kib = max(target_kib, min(vm.ram_kib, target_kib + above_kib))
+        return max(vm.actual_kib, target_kib, resident_kib) + guest.booking.overhead_kib
+
+    def moved_by_another(self, name: str, target_kib: int) -> None:
+        """Somebody else has set this target: what was promised before is over."""
+        self._target[name] = target_kib
+        self._relies_on.pop(name, None)
 
     def _judge_target(
         self, snapshot: Snapshot, decision: Decision, guest: GuestSnapshot, command: SetTarget
@@ -115,6 +124,8 @@ class Watch:
         heard = guest.report is not None and guest.report.arrived_s > self._began_s
         may_move = heard or guest.released or name in self._target
         require(may_move, "I7", f"{name} is moved before anything was heard of it")
+        least_kib = min(guest.settings.minimum_kib, max(actual_kib, self._target.get(name, 0)))
+        require(target_kib >= least_kib, "I2", f"{name} is left below its minimum, at {target_kib}")
         if target_kib > actual_kib:
             most_kib = max(guest.settings.maximum_kib, self._stepped_from.get(name, 0))
             require(guest.released or target_kib <= most_kib, "I2", f"{name} is lifted above its maximum")
@@ -185,7 +196,7 @@ class Watch:
                 continue  # who was asked in vain is not waited for
             least_kib = max(self._needs_kib(other), decided.floor_kib)
             require(
-                other.booking.assigned_kib <= least_kib + TOLERANCE_KIB,
+                other.vm.actual_kib <= least_kib + TOLERANCE_KIB,
                 "I4",
                 f"{guest.name} is sent below its demand while {other.name} holds more than it needs",
             )

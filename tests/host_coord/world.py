@@ -305,6 +305,13 @@ class World:
         guest.agent.consent = guest.agent.asked = None
         self.records[name].wished(Wish(want_kib, 1, 2, arrived_s=self.now_s + 0.001, gen=gen))
 
+    def lower(self, name: str, target_kib: int) -> None:
+        """Another mover (virsh setmem) makes the guest smaller."""
+        guest = self[name]
+        if guest.is_up:
+            guest.target_kib = min(target_kib, guest.target_kib)
+            self.watch.moved_by_another(name, guest.target_kib)
+
     def reset(self, name: str) -> None:
         guest = self[name]
         if guest.run_state is RunState.RUNNING:

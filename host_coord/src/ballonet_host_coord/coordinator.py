@@ -160,8 +160,10 @@ class Coordinator:
         for command in commands:
             log.info("%s: %s", command.guest, describe(command))
             self._attendants[command.guest].order(command)
-        for attendant in self._attendants.values():
+        for name, attendant in self._attendants.items():
             attendant.record.note_taken_back(now_s)
+            if lowered_kib := self.ledger.lowered_kib(name):
+                log.warning("%s: another mover made it smaller by %d MiB", name, lowered_kib // 1024)
         self._watch_overdraft(decision, now_s)
         if self._recorder is not None:
             value = {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}

@@ -320,6 +320,12 @@ class GuestSnapshot:
     def name(self) -> str:
         return self.settings.name
 
+    @property
+    def given_kib(self) -> int:
+        """What the guest has or is promised, and may use. It may reside above it, where the host's kernel took pages
+        of its balloon back."""
+        return max(self.vm.actual_kib, self.hypervisor_target_kib or 0)
+
 
 @dataclass(frozen=True, slots=True)
 class HostSnapshot:
