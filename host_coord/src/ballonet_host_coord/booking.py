@@ -28,7 +28,17 @@ with its maximum, or with what it resides in where that is more.
 
 from __future__ import annotations
 
-from .model import Booking, GuestSettings, GuestSnapshot, Residency, RunState, UsageReport, VmFacts
+from .model import (
+    Booking,
+    GuestSettings,
+    GuestSnapshot,
+    HostFacts,
+    HostSettings,
+    Residency,
+    RunState,
+    UsageReport,
+    VmFacts,
+)
 
 STATISTICS_NEEDED = 3
 """With a polling interval of 1 s the balloon has had two seconds to begin, and `actual` moves with each chunk."""
@@ -40,6 +50,14 @@ or the boot's target is so near to RAM that the difference is worth no more than
 READ_APART_KIB = 16384
 """`actual` is read some milliseconds before `resident`, in which a balloon deflates by 1.5 GiB/s: less than this above
 `actual` is no refilled balloon."""
+
+
+def budget_kib(settings: HostSettings, facts: HostFacts) -> int:
+    """What all guests together may be promised: as set, or the host's memory (our cgroup's limit) less the reserve."""
+    if settings.budget_kib is not None:
+        return settings.budget_kib
+    total_kib = min(facts.total_kib, facts.cgroup_limit_kib or facts.total_kib)
+    return max(0, total_kib - settings.reserve_kib)
 
 
 def boot_answered(vm: VmFacts, report: UsageReport | None) -> bool:
