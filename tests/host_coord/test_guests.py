@@ -194,6 +194,13 @@ def test_machine_that_is_gone_holds_nothing(running):
     assert running.detail == "died"
 
 
+def test_unknown_residency_is_said(running):
+    """Where the kernel does not show the process, the books have the guest's word alone, and status says so."""
+    assert "residency unknown" in running.detail
+    running.vm_read(make_vm(), Residency(700 * MIB, 30 * MIB), NOW_S)
+    assert running.detail == ""
+
+
 def test_residency_is_booked(running):
     """What the host's kernel shows is taken with the hypervisor's facts."""
     running.vm_read(make_vm(), Residency(700 * MIB, 30 * MIB), NOW_S)

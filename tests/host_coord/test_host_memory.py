@@ -207,7 +207,15 @@ def test_another_process_of_the_same_number_starts_afresh(memory: ProcHostMemory
     assert memory.residency(PID, RAM_KIB) == Residency(101 * MIB, 35 * MIB, 100.0)
 
 
-@pytest.mark.parametrize("missing", ["status", "stat", "smaps"])
+def test_smaps_that_may_not_be_read_hides_nothing(memory: ProcHostMemory, proc: Proc, caplog) -> None:
+    """Neither root nor QEMU's user: all that the process holds counts as the guest's, and that is said once."""
+    (proc.root / f"{PID}/smaps").unlink()
+    for _ in range(2):
+        assert memory.residency(PID, RAM_KIB) == Residency(130 * MIB, 0, 100.0)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("missing", ["status", "stat"])
 def test_process_that_ends_or_hides_is_unknown(memory: ProcHostMemory, proc: Proc, missing: str) -> None:
     """A process that is gone, or whose files may not be read, has no residency; that is no error."""
     (proc.root / f"{PID}/{missing}").unlink()

@@ -308,6 +308,9 @@ def _overdrawn_cause(snapshot: Snapshot) -> str:
     """The acts that were not ours and that explain an excess, the largest first."""
     causes: list[tuple[int, str]] = []
     for guest in snapshot.guests:
+        if guest.forced:
+            causes.append((guest.booking.assigned_kib, f"{guest.name} was released beyond the budget by the operator"))
+            continue
         over_kib = guest.booking.assigned_kib - (guest.hypervisor_target_kib or guest.settings.startup_kib)
         if over_kib <= TOLERANCE_KIB:
             continue

@@ -82,7 +82,8 @@ class GuestRecord:
         self._seen, self._unseen = True, False
         self.vm = replace(vm, boot_began_s=max(vm.boot_began_s, self._ran_s))
         self.residency = residency
-        self.detail = ""
+        unwatched = residency is None and vm.run_state is not RunState.SHUTDOWN
+        self.detail = "residency unknown: booked by its balloon's word alone" if unwatched else ""
         self._answered = self._answered or boot_answered(self.vm, self._agent_report())
         self._take_statistics(now_s)
         return command
@@ -150,6 +151,7 @@ class GuestRecord:
             stuck_since_s=self._ledger.stuck_since_s(self.name),
             retried=self._ledger.retries(self.name, now_s),
             refuses=self._ledger.refuses(self.name),
+            forced=self._ledger.is_forced(self.name),
             unseen=self._unseen,
             waiting_to_start=(
                 self.vm.run_state is RunState.PRELAUNCH and self.settings.start_when_it_fits and not started

@@ -11,13 +11,16 @@ Every file but meminfo is optional: PSI and cgroups may be missing, a process ma
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass
 
 from .model import HostFacts, Residency
 from .ports import Clock, PortError
-from .residency import guest_ram, parse_smaps, parse_status, split
+from .residency import Mapping, guest_ram, parse_smaps, parse_status, split
+
+log = logging.getLogger("ballonet")
 
 SMAPS_AGE_S = 10.0
 """QEMU's own memory creeps; a reading this old is replaced."""
@@ -79,7 +82,7 @@ class ProcHostMemory:
                 seen = None
             if seen is None or self._worth_while(seen, process.held_kib, now_s):
                 began_s = time.perf_counter()
-                ram = guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
+                ram = self._guest_ram(qemu_pid, ram_kib)
                 guest_kib, overhead_kib = split(process, ram, ram_kib)
                 self._forget(now_s)
                 guests = len(self._seen.keys() | {qemu_pid})
@@ -93,6 +96,16 @@ class ProcHostMemory:
         guest_kib = min(max(0, seen.guest_kib + moved_kib), ram_kib)
         overhead_kib = max(0, seen.overhead_kib + seen.guest_kib + moved_kib - guest_kib)
         return Residency(resident_kib=guest_kib, overhead_kib=overhead_kib, read_s=now_s)
+
+    def _guest_ram(self, qemu_pid: int, ram_kib: int) -> Mapping | None:
+        """None where smaps may not be read, as with a coordinator that is neither root nor QEMU's user: then all that
+        the process holds counts as the guest's, which is too much and never too little."""
+        try:
+            return guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
+        except OSError as error:
+            if qemu_pid not in self._seen:
+                log.warning("smaps of process %d: %s; all it holds counts as its guest's", qemu_pid, error.strerror)
+            return None
 
     def is_alive(self, qemu_pid: int) -> bool:
         """Whether the process is there and has memory: a zombie has none, a later process of that number is another."""

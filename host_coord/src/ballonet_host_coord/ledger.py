@@ -156,7 +156,20 @@ class Ledger:
         move.asked_kib = None
         move.stepped_s = 0.0
         move.head_for(vm.ram_kib)
+        move.forced = True
         return SetTarget(name, vm.ram_kib, "released beyond the budget by the operator")
+
+    def is_forced(self, name: str) -> bool:
+        """The operator gave it what it has, whatever the budget says."""
+        move = self._moves.get(name)
+        return move is not None and move.forced
+
+    def target_failed(self, name: str) -> None:
+        """The hypervisor did not take a target. A move that stands still ends by itself; a machine that waits for its
+        first instruction is not started without its startup target."""
+        if move := self._moves.get(name):
+            move.failed = True
+            move.started_s = None
 
     def forget(self, name: str) -> None:
         """The machine is gone, and its memory with it."""
@@ -377,12 +390,15 @@ class Ledger:
 
     # --- starting ----------------------------------------------------------------------------------------
 
-    def _start(self, snapshot: Snapshot, room_kib: int) -> list[Command]:
+    def _start(self, snapshot: Snapshot, room_kib: int) -> list[SetTarget | StartVm]:
         """Start one waiting machine, when its whole claim fits beside all that is booked and the headroom."""
         for guest in snapshot.guests:
             move = self._moves.get(guest.name)
             if move is None or not guest.waiting_to_start:
                 continue
+            if move.failed and move.target_kib is not None:
+                move.failed = False
+                return [SetTarget(guest.name, move.target_kib, "startup memory, tried again before its start")]
             claim_kib = guest.vm.ram_kib - guest.booking.assigned_kib
             if claim_kib <= room_kib - snapshot.host.headroom_kib:
                 move.started_s = snapshot.now_s

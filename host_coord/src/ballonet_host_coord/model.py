@@ -312,6 +312,8 @@ class GuestSnapshot:
     """A stuck balloon is being tried again, so it counts as one that may move."""
     refuses: bool = False
     """It refused, objected or did not answer when it was last to shrink: nobody waits for its memory."""
+    forced: bool = False
+    """The operator gave it what it has, whatever the budget says."""
     waiting_to_start: bool = False
     unseen: bool = False
     """Nobody has looked yet: whether it runs, and with how much, is unknown."""

@@ -51,6 +51,10 @@ class Move:
     stuck_growing: bool = False
     """It was a grant that the balloon did not follow."""
     refuses: bool = False
+    forced: bool = False
+    """The target in force is the operator's, whatever the budget says."""
+    failed: bool = False
+    """The hypervisor did not take the last target."""
     started_s: float | None = None
     taken_back_kib: int = 0
     lowered_kib: int = 0
@@ -59,7 +63,7 @@ class Move:
     def head_for(self, target_kib: int) -> None:
         self.target_kib = target_kib
         self.arrived = False
-        self.consented = False
+        self.consented = self.forced = self.failed = False
         self.progress_s = 0.0
 
     def rest_at(self, actual_kib: int) -> None:
@@ -73,6 +77,7 @@ class Move:
         self.refuses = True
         self.leave_until_s = max(self.leave_until_s, now_s + BACK_OFF_S)
         self.target_kib = target_kib
+        self.forced = False
         self.stopped_s = now_s
         self.rest_at(actual_kib)
 

@@ -18,12 +18,13 @@ ANSWER_WITHIN_S = 5.0
 
 
 class SimulatedVm:
-    """One machine behind the `VmPort`. `hung` and `dead` are switches for tests."""
+    """One machine behind the `VmPort`. `hung`, `dead` and `refused` (so many targets) are switches for tests."""
 
     def __init__(self, machine: SimulatedMachine, connect_channel: Connect) -> None:
         self.machine = machine
         self.hung = False
         self.dead = False
+        self.refused = 0
         self.targets: list[tuple[float, int]] = []
         """Every target that was set, with its time."""
         self._connect_channel = connect_channel
@@ -42,6 +43,9 @@ class SimulatedVm:
 
     async def set_target(self, target_kib: int) -> None:
         await self._answer()
+        if self.refused:
+            self.refused -= 1
+            raise PortError(f"{self.machine.name} takes no target")
         self.targets.append((trio.current_time(), target_kib))
         self.machine.set_target(target_kib, trio.current_time())
 
