@@ -119,6 +119,11 @@ class Attendant:
             raise gone[0]
 
     async def _read_vm(self) -> None:
+        # The slow look comes first, so that `actual` and residency are of one moment.
+        known = self.record.vm
+        if not known.ram_kib or known.qemu_pid != self._vm.listener_pid:
+            known = await self._vm.facts()
+        await self._coordinator.look(known.qemu_pid, known.ram_kib)
         vm = await self._vm.facts()
         now_s = self._coordinator.now()
         startup = self.record.vm_read(vm, self._coordinator.residency(vm.qemu_pid, vm.ram_kib), now_s)

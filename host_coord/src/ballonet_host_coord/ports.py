@@ -113,6 +113,9 @@ class HostMemory(Protocol):
 
     def facts(self) -> HostFacts: ...
 
+    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+        """Read what takes long. `residency` goes by the last look."""
+
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         """None where the process is gone or may not be read."""
 
