@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
-from ballonet_host_coord.model import LinkState, RunState, SetTarget
+from ballonet_host_coord.model import LinkState, RunState, SetTarget, VmEventKind
 from ballonet_host_coord.simulated.machine import Character
 
 MIB = 1024
@@ -111,6 +112,52 @@ def test_nothing_is_started_beside_a_machine_that_nobody_has_seen(play, settings
         assert machine.run_state is RunState.PRELAUNCH
 
     play(scenario, settings=settings(budget_kib=1800 * MIB))
+
+
+def test_an_order_from_before_a_loss_is_not_carried_out_afterwards(play):
+    """What was decided on facts that are gone is decided anew when the monitor answers again."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        vm = stage.house.vms["alpha"]
+        vm.hung = True
+        await trio.sleep(15)
+        stage.house.coordinator._attendants["alpha"].order(SetTarget("alpha", 301 * MIB, "old"))
+        vm.hung = False
+        await trio.sleep(10)
+        assert 301 * MIB not in [target_kib for _, target_kib in vm.targets]
+
+    play(scenario)
+
+
+def test_a_process_that_cannot_be_told_counts_as_alive(play):
+    """Only a monitor that nobody listens at ends what an unknown process holds."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        coordinator = stage.house.coordinator
+        assert coordinator.is_alive(None, nobody_listens=False)
+        assert not coordinator.is_alive(None, nobody_listens=True)
+        assert coordinator.is_alive(stage.house.machines["alpha"].qemu_pid, nobody_listens=True)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [VmEventKind.RESUMED, VmEventKind.MIGRATION, VmEventKind.CHANNEL_OPEN, VmEventKind.CHANNEL_CLOSED],
+)
+def test_an_event_that_may_mean_another_agent_begins_a_session(play, kind):
+    """What was said before holds no longer: the agent is greeted anew at once."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        session = stage.watch.turns[-1][0].guests[0].agent.session
+        assert session
+        stage.house.vms["alpha"].tell(kind)
+        await stage.until(lambda: stage.watch.turns[-1][0].guests[0].agent.session not in (0, session), within_s=5)
+
+    play(scenario)
 
 
 def test_a_dead_machine_frees_its_memory(play):

@@ -242,6 +242,14 @@ def test_nobody_waits_for_memory_that_only_resides() -> None:
     assert decide(holds, starves, gave, budget_kib=1556 * MIB)[0].target_kib < 400 * MIB
 
 
+def test_what_only_resides_is_nothing_to_share() -> None:
+    """No shrink frees the pages of a refilled balloon: the others share what there is without them."""
+    rich, poor = make_guest("a", 1000 * MIB, 1000 * MIB), make_guest("b", 300 * MIB, 1000 * MIB)
+    gave = make_guest("c", 256 * MIB, 100 * MIB, residency=Residency(GIB, 0), booking=Booking(GIB, 0, False))
+    targets = [decided.target_kib for decided in decide(rich, poor, gave, budget_kib=(1600 + 768) * MIB)]
+    assert targets == [672 * MIB, 672 * MIB, 256 * MIB]
+
+
 # --- what is said ---------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,13 @@ def test_whoever_goes_on_asking_is_not_waited_for() -> None:
     assert ledger.refuses("a")
 
 
+def test_a_demand_ends_a_shrink_whatever_the_agent_consented_to() -> None:
+    """The guest's need is newer than its consent; the target becomes the size reached."""
+    wish = Wish(900 * MIB, 1, 2, arrived_s=NOW_S + 2)
+    commands = step(stepping(), (guest_at(850, NOW_S + 2, consent_to(500), wish=wish), 500), now_s=NOW_S + 2)
+    assert targets(commands) == [850]
+
+
 @pytest.mark.parametrize("gen", [0, 999])
 def test_who_blames_what_we_never_ordered_has_asked_for_nothing(gen: int) -> None:
     """A DEMAND that names no move of ours stops none, and holds none off."""

@@ -47,6 +47,8 @@ class Watch:
         self._boot: dict[str, int] = {}
         self._relies_on: dict[str, int] = {}
         """gen of the consent that a step under way needs."""
+        self._foreign: set[str] = set()
+        """Whose target in force is another mover's."""
         self._began_s = 0.0
 
     def coordinator_began(self, now_s: float) -> None:
@@ -60,6 +62,7 @@ class Watch:
         young = now_s - guest.boot_began_s < 30.0
         require(young or not guest.is_up, "I3", f"startup target set on {guest.name}, which is up")
         self._target[guest.name] = command.target_kib
+        self._foreign.discard(guest.name)
         self._relies_on.pop(guest.name, None)
 
     def facts(self, snapshot: Snapshot, guests: Iterable[Any]) -> None:
@@ -104,6 +107,8 @@ class Watch:
         resident_kib = guest.residency.resident_kib if guest.residency else 0
         if vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
             return guest.booking.booked_kib
+        if guest.name in self._foreign:
+            return max(guest.booking.assigned_kib, resident_kib) + guest.booking.overhead_kib
         if guest.booking.claimed or (vm.run_state is RunState.PRELAUNCH):
             return max(guest.booking.assigned_kib, resident_kib) + guest.booking.overhead_kib
         target_kib = self._target.get(guest.name, 0)
@@ -113,8 +118,10 @@ class Watch:
         return max(vm.actual_kib, target_kib, resident_kib) + guest.booking.overhead_kib
 
     def moved_by_another(self, name: str, target_kib: int) -> None:
-        """Somebody else has set this target: what was promised before is over."""
+        """Somebody else has set this target. In the midst of a move of ours nobody can tell, and what we promised is
+        booked on: that is no less than what is in force."""
         self._target[name] = target_kib
+        self._foreign.add(name)
         self._relies_on.pop(name, None)
 
     def _judge_target(
@@ -136,6 +143,7 @@ class Watch:
             self._stepped_s[name] = snapshot.now_s
             self._stepped_from[name] = actual_kib
         self._target[name] = target_kib
+        self._foreign.discard(name)
         self._relies_on.pop(name, None)
         if target_kib < actual_kib and guest.agent.link is LinkState.LIVE and guest.agent.consent is not None:
             self._relies_on[name] = guest.agent.consent.gen

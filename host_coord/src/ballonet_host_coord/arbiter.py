@@ -2,7 +2,8 @@
 
 The law, in the order in which memory is given away (`DESIGN.md`, section 4, has it in formulas and an example):
 
-1. **Fixed.** What cannot be moved keeps what it is booked with: a boot that has not answered, paused, migrating.
+1. **Fixed.** What cannot be moved keeps what it is booked with: a boot that has not answered, paused, migrating; and
+   the pages that the host's kernel put into a balloon again.
 2. **Floors.** Everyone has max(minimum, own floor); a guest that may not be shrunk now has what it has.
 3. **Demand**, shared by weight from the minimums up when there is not enough (`water.fill`), out of the budget without
    the headroom. What a guest already holds of its demand is not taken back only to fill the headroom.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 from ballonet_protocol.limits import FRESH_LEAST_S, FRESH_PERIODS, SETTLING_S
 
+from .booking import READ_APART_KIB
 from .demand import want_kib
 from .model import (
     Decision,
@@ -61,7 +63,8 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     movable = [party for party in parties if not party.fixed]
     overheads_kib = sum(party.guest.booking.overhead_kib for party in parties)
     fixed_kib = sum(party.guest.booking.assigned_kib for party in parties if party.fixed)
-    pool_kib = snapshot.host.budget_kib - overheads_kib - fixed_kib
+    refilled_kib = sum(_refilled_kib(party.guest) for party in movable if party.shrinkable)
+    pool_kib = snapshot.host.budget_kib - overheads_kib - fixed_kib - refilled_kib
     regular_kib = pool_kib - snapshot.host.headroom_kib
 
     held = _share_demand(movable, pool_kib, regular_kib)
@@ -128,6 +131,12 @@ def _enter(guest: GuestSnapshot, now_s: float) -> _Party:
         want_kib=wanted_kib,
         hold_reason=hold_reason,
     )
+
+
+def _refilled_kib(guest: GuestSnapshot) -> int:
+    """What resides above what the guest was given: its balloon holds it already, so no shrink frees it."""
+    above_kib = guest.booking.assigned_kib - guest.given_kib
+    return above_kib if above_kib > READ_APART_KIB else 0
 
 
 def _own_floor_kib(guest: GuestSnapshot) -> int:

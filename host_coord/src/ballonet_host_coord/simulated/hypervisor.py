@@ -72,6 +72,10 @@ class SimulatedVm:
         self.machine.reset(now_s)
         self._send.send_nowait(VmEvent(VmEventKind.RESET, now_s))
 
+    def tell(self, kind: VmEventKind) -> None:
+        """The monitor tells of something that happened to the machine."""
+        self._send.send_nowait(VmEvent(kind, trio.current_time()))
+
     def die(self) -> None:
         """QEMU is killed: the monitor closes, its memory is gone."""
         self.dead = self.machine.ended = True
