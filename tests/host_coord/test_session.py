@@ -97,6 +97,13 @@ def test_request_that_comes_too_early_is_answered_when_the_second_is_over(live):
     assert [type(message) for message in live.said()] == [Hello]
 
 
+def test_frames_of_a_foreign_session_are_owed_nothing(live):
+    """What was said before our HELLO was read wants no other one (SPEC, 5.2)."""
+    live.session.renewed(RAM_KIB, 0.5)
+    live.say(Ping(token=1), 0.6)
+    assert live.session.deadline_s() == live.session._hello_next_s
+
+
 def test_request_that_crossed_our_hello_is_answered_by_it():
     """A HELLO_REQ on its way when the HELLO went out wants no second one, once the agent has taken the first."""
     channel = Channel()

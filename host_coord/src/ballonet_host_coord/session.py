@@ -317,13 +317,13 @@ class AgentSession:
 
     def _hello_soon(self, now_s: float) -> None:
         """Answer a request for a session, at most once a second; a live agent that forgot us keeps its rank."""
-        self._hello_owed = True  # until a HELLO goes out, or the last one is answered after all
         if now_s >= self._hello_sent_s + RESYNC_EVERY_S:
             self._hello_wait_s = HELLO_FIRST_S
             self._open(now_s, "agent asked for a session")
 
     def _take(self, message: Message, now_s: float) -> None:
         if isinstance(message, HelloReq):
+            self._hello_owed = True  # until a HELLO goes out, or the last one is answered after all
             self._hello_soon(now_s)
         elif isinstance(message, HelloAck):
             self._hello_ack = message
