@@ -126,12 +126,14 @@ def play() -> Callable[..., Stage]:
         settings: Settings | None = None,
         characters: dict[str, Character] | None = None,
         observe: bool = False,
+        prepare: Callable[[House], None] = lambda house: None,
     ) -> Stage:
         stages: list[Stage] = []
 
         async def main() -> None:
             async with trio.open_nursery() as nursery:
                 house = House(settings or two_guests(), 1024 * MIB, 4 * GIB, characters, observe=observe)
+                prepare(house)
                 stage = Stage(house, nursery)
                 stages.append(stage)
                 await stage.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from ballonet_host_coord.model import LinkState, RunState, SetTarget
+from ballonet_host_coord.model import LinkState, RunState, SetTarget, VmEventKind
 from ballonet_host_coord.simulated.machine import Character
 
 MIB = 1024
@@ -13,13 +13,22 @@ MIB = 1024
 
 def shrinks_of(stage, name, since_s):
     """Targets below what the guest had when they were set, as (time, target)."""
+    return [(at_s, kib) for at_s, kib, actual_kib in targets_of(stage, name, since_s) if kib < actual_kib]
+
+
+def grants_of(stage, name, since_s):
+    """Targets above what the guest had when they were set, as (time, target)."""
+    return [(at_s, kib) for at_s, kib, actual_kib in targets_of(stage, name, since_s) if kib > actual_kib]
+
+
+def targets_of(stage, name, since_s):
+    """What was set, beside what the guest had then."""
     found = []
     for at_s, order in stage.watch.commands_of(name, SetTarget):
         if at_s >= since_s:
             snapshot = next(snapshot for snapshot, _ in stage.watch.turns if snapshot.now_s == at_s)
             guest = next(guest for guest in snapshot.guests if guest.name == name)
-            if order.target_kib < guest.vm.actual_kib:
-                found.append((at_s, order.target_kib))
+            found.append((at_s, order.target_kib, guest.vm.actual_kib))
     return found
 
 
@@ -58,6 +67,97 @@ def test_a_hanging_monitor_does_not_hide_residency(play):
 
     stage = play(scenario)
     assert stage.booked_kib >= stage.house.machines["beta"].resident_kib > 600 * MIB
+
+
+def test_a_monitor_that_hangs_from_the_start_hides_no_memory(play):
+    """A new coordinator gives nothing away beside a busy guest whose monitor does not answer it yet (I1, I8)."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        stage.work("beta", 800)
+        await stage.until(lambda: stage.has_touched("beta"), within_s=10)
+        await trio.sleep(5)
+        stage.house.vms["beta"].hung = True
+        await stage.replace_coordinator(away_s=1)
+        stage.mark_s = trio.current_time()
+        stage.work("alpha", 850)
+        await trio.sleep(4)
+        assert stage.watch.turns[-1][0].guests[1].unseen
+        await trio.sleep(10)
+        snapshot, _ = stage.watch.turns[-1]
+        assert snapshot.guests[1].vm.run_state is RunState.UNREACHABLE
+        assert snapshot.guests[1].booking.assigned_kib == 1024 * MIB
+        assert "beta does not answer" in stage.watch.turns[-1][1].overdrawn_cause
+        beside_kib = (1728 - 2 * 64 - 1024) * MIB
+        assert all(kib <= beside_kib for _, kib in grants_of(stage, "alpha", stage.mark_s))
+        stage.house.vms["beta"].hung = False
+        await trio.sleep(10)
+        assert stage.watch.turns[-1][0].guests[1].vm.run_state is RunState.RUNNING
+
+    play(scenario)
+
+
+def test_nothing_is_started_beside_a_machine_that_nobody_has_seen(play, settings):
+    """At the first start, too: alpha waits until what beta holds is known, and fits beside it."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        stage.house.vms["alpha"].die()
+        await trio.sleep(5)
+        stage.house.vms["beta"].hung = True
+        await stage.replace_coordinator(away_s=1)
+        machine = stage.house.machines["alpha"]
+        machine.run_state, machine.ended, stage.house.vms["alpha"].dead = RunState.PRELAUNCH, False, False
+        await trio.sleep(30)
+        assert machine.run_state is RunState.PRELAUNCH
+
+    play(scenario, settings=settings(budget_kib=1800 * MIB))
+
+
+def test_an_order_from_before_a_loss_is_not_carried_out_afterwards(play):
+    """What was decided on facts that are gone is decided anew when the monitor answers again."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        vm = stage.house.vms["alpha"]
+        vm.hung = True
+        await trio.sleep(15)
+        stage.house.coordinator._attendants["alpha"].order(SetTarget("alpha", 301 * MIB, "old"))
+        vm.hung = False
+        await trio.sleep(10)
+        assert 301 * MIB not in [target_kib for _, target_kib in vm.targets]
+
+    play(scenario)
+
+
+def test_a_process_that_cannot_be_told_counts_as_alive(play):
+    """Only a monitor that nobody listens at ends what an unknown process holds."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        coordinator = stage.house.coordinator
+        assert coordinator.is_alive(None, nobody_listens=False)
+        assert not coordinator.is_alive(None, nobody_listens=True)
+        assert coordinator.is_alive(stage.house.machines["alpha"].qemu_pid, nobody_listens=True)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [VmEventKind.RESUMED, VmEventKind.MIGRATION, VmEventKind.CHANNEL_OPEN, VmEventKind.CHANNEL_CLOSED],
+)
+def test_an_event_that_may_mean_another_agent_begins_a_session(play, kind):
+    """What was said before holds no longer: the agent is greeted anew at once."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        session = stage.watch.turns[-1][0].guests[0].agent.session
+        assert session
+        stage.house.vms["alpha"].tell(kind)
+        await stage.until(lambda: stage.watch.turns[-1][0].guests[0].agent.session not in (0, session), within_s=5)
+
+    play(scenario)
 
 
 def test_a_dead_machine_frees_its_memory(play):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 
-from ballonet_host_coord.model import RunState, SetTarget, StartVm, TellDeflate
+from ballonet_host_coord.model import RunState, SetTarget, StartVm, StopPolicy, TellDeflate, VmFacts
+from ballonet_host_coord.ports import PortError
 
 MIB = 1024
 
@@ -126,6 +129,81 @@ def test_release_of_all_says_what_is_missing(play):
 
     stage = play(scenario)
     assert stage.watch.exceeded_kib <= 0
+
+
+def test_release_acts_even_where_it_cannot_be_saved(play):
+    """A full disk does not keep a guest from its memory; that the release will not last is said."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        coordinator = stage.house.coordinator
+        coordinator._state = FullDisk()
+        answer = await coordinator.handle("release", {"guest": "alpha"})
+        assert "no space" in answer["not_saved"]
+        await stage.until(lambda: stage.house.machines["alpha"].size_kib == 1024 * MIB, within_s=10)
+        assert "no space" in (await coordinator.handle("resume", {"guest": "alpha"}))["not_saved"]
+        await trio.sleep(1)
+        assert not stage.watch.turns[-1][0].guests[0].released
+
+    play(scenario)
+
+
+class FullDisk:
+    """A state store that keeps nothing."""
+
+    def put(self, key, value):
+        raise PortError("no space")
+
+    def delete(self, key):
+        raise PortError("no space")
+
+
+def test_an_overdraft_that_is_forced_is_named_and_raises_an_alarm(play, caplog):
+    """The operator's own act is told as the cause; after a minute it is an error in the journal, and in the status."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        stage.work("beta", 800)
+        await stage.until(lambda: stage.has_touched("beta"), within_s=10)
+        await trio.sleep(5)
+        await stage.house.coordinator.handle("release", {"guest": "alpha", "force": True})
+        await trio.sleep(50)
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        await trio.sleep(20)
+        host = (await stage.house.coordinator.handle("status", {}))["host"]
+        assert host["overdrawn_cause"].startswith("alpha was released beyond the budget by the operator")
+        assert host["alarm"].startswith("overdrawn for 7")
+
+    play(scenario)
+    assert [record.getMessage()[:14] for record in caplog.records if record.levelname == "ERROR"] == ["overdrawn for "]
+
+
+def test_every_guest_is_deflated_on_stop_though_one_hangs(play, settings):
+    """stop_policy deflate gives each guest its memory back within its time, whoever does not answer."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        await trio.sleep(60)
+        stage.house.vms["alpha"].hung = True
+        assert stage.house.machines["beta"].target_kib < 1024 * MIB
+        await stage.replace_coordinator(away_s=8)
+        assert stage.house.machines["beta"].target_kib == 1024 * MIB
+
+    deflating = settings()
+    deflating = replace(deflating, host=replace(deflating.host, stop_policy=StopPolicy.DEFLATE))
+    play(scenario, settings=deflating)
+
+
+def test_no_machine_starts_without_its_startup_target(play):
+    """A target that the hypervisor does not take is tried again, and the start waits for it."""
+
+    async def scenario(stage):
+        vm = stage.house.vms["alpha"]
+        await stage.until(lambda: stage.house.machines["alpha"].run_state is RunState.RUNNING, within_s=20)
+        assert vm.targets[0][1] == 512 * MIB
+        assert vm.refused == 0
+
+    play(scenario, prepare=lambda house: setattr(house.vms["alpha"], "refused", 2))
 
 
 def test_a_grant_is_told_to_the_agent(play):

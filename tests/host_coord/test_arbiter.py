@@ -97,12 +97,12 @@ def test_overheads_and_what_cannot_move_are_paid_first() -> None:
 
 
 def test_a_machine_that_waits_to_start_takes_buffers_and_no_demand() -> None:
-    """Room for a start is made from what others have over demand."""
+    """Room for a start is made from what others have over demand, and 4 MiB more of each for what does not arrive."""
     vm = make_vm(run_state=RunState.PRELAUNCH)
     waits = make_guest("b", 0, None, vm=vm, booking=Booking(0, 0, False), waiting_to_start=True)
     guest = make_guest("a", 900 * MIB, 700 * MIB)
     assert target_of(guest, budget_kib=1800 * MIB) == 840 * MIB
-    assert decide(guest, waits, budget_kib=1800 * MIB)[0].target_kib == 776 * MIB
+    assert decide(guest, waits, budget_kib=1800 * MIB)[0].target_kib == 772 * MIB
     assert decide(guest, waits, budget_kib=1700 * MIB)[0].target_kib == 700 * MIB
 
 
@@ -223,6 +223,31 @@ def test_a_released_guest_is_headed_for_all_its_ram() -> None:
     guest = make_guest(released=True, settings={"maximum_kib": 700 * MIB}, **IDLE)
     assert target_of(guest) == 1024 * MIB
     assert target_of(guest, budget_kib=900 * MIB, headroom_kib=100 * MIB) == 800 * MIB
+
+
+def test_what_only_resides_is_no_memory_to_use() -> None:
+    """Its status, its urgency and what it keeps of its demand go by the size that the guest may use."""
+    refilled = {"residency": Residency(GIB, 0), "booking": Booking(GIB, 0, False)}
+    guest = make_guest("a", 500 * MIB, demand=make_demand(900 * MIB, urgent=True), **refilled)
+    rich = make_guest("b", 800 * MIB, 790 * MIB)
+    decided = decide(guest, rich, budget_kib=1700 * MIB, headroom_kib=64 * MIB)[0]
+    assert (decided.status, decided.urgent, decided.phase) == (Status.WARNING, True, Phase.ALLOCATING)
+
+
+def test_nobody_waits_for_memory_that_only_resides() -> None:
+    """I4: a refilled balloon is no excess that its guest could give."""
+    holds = make_guest("a", 600 * MIB, 600 * MIB, settings={"weight": 1})
+    starves = make_guest("b", 700 * MIB, 1000 * MIB, settings={"weight": 10000})
+    gave = make_guest("c", 256 * MIB, 100 * MIB, residency=Residency(GIB, 0), booking=Booking(GIB, 0, False))
+    assert decide(holds, starves, gave, budget_kib=1556 * MIB)[0].target_kib < 400 * MIB
+
+
+def test_what_only_resides_is_nothing_to_share() -> None:
+    """No shrink frees the pages of a refilled balloon: the others share what there is without them."""
+    rich, poor = make_guest("a", 1000 * MIB, 1000 * MIB), make_guest("b", 300 * MIB, 1000 * MIB)
+    gave = make_guest("c", 256 * MIB, 100 * MIB, residency=Residency(GIB, 0), booking=Booking(GIB, 0, False))
+    targets = [decided.target_kib for decided in decide(rich, poor, gave, budget_kib=(1600 + 768) * MIB)]
+    assert targets == [672 * MIB, 672 * MIB, 256 * MIB]
 
 
 # --- what is said ---------------------------------------------------------------------------------------

@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_host_coord.booking import BALLOON_TOLERANCE_KIB, STATISTICS_NEEDED, book, boot_answered
-from ballonet_host_coord.model import Residency, RunState
+from ballonet_host_coord.booking import (
+    BALLOON_TOLERANCE_KIB,
+    affordable_kib,
+    book,
+    booked_at_kib,
+    boot_answered,
+    budget_kib,
+)
+from ballonet_host_coord.model import HostFacts, HostSettings, Residency, RunState
 
-from .builders import MIB, make_report, make_settings, make_vm
+from .builders import MIB, make_guest, make_report, make_settings, make_vm
 
 SIZES = st.integers(0, 1024 * MIB)
 RAM_KIB = 1024 * MIB
@@ -32,11 +39,32 @@ def test_never_below_what_resides(actual_kib, resident_kib, target_kib, state, a
 @given(actual_kib=SIZES, resident_kib=SIZES, target_kib=SIZES)
 def test_the_largest_of_three_counts(state, actual_kib, resident_kib, target_kib):
     """I1: actual, the target in flight and residency are booked at their maximum, and QEMU's overhead beside it."""
+    actual_kib = max(actual_kib, resident_kib)
     vm = make_vm(run_state=state, actual_kib=actual_kib)
     booking = book(make_settings(overhead_kib=7), vm, Residency(resident_kib, 3), target_kib, answered=True)
     assert booking.assigned_kib == max(actual_kib, target_kib, resident_kib)
     assert booking.overhead_kib == 7
     assert not booking.claimed
+
+
+@given(SIZES, SIZES, SIZES, st.integers(-64 * MIB, 1024 * MIB))
+def test_what_is_affordable_costs_no_more_than_the_room(actual_kib, resident_kib, target_kib, room_kib):
+    """I1: the largest target that is paid from some room is booked within it, refilled balloons or not."""
+    vm, residency = make_vm(actual_kib=actual_kib), Residency(resident_kib, 0)
+    booking = book(make_settings(), vm, residency, target_kib, answered=True)
+    guest = make_guest(vm=vm, residency=residency, booking=booking)
+    most_kib = min(affordable_kib(guest, room_kib), RAM_KIB)
+    assert booked_at_kib(guest, most_kib) <= booking.assigned_kib + max(0, room_kib)
+    assert most_kib >= min(target_kib, actual_kib)
+
+
+def test_what_the_host_refilled_is_booked_beside_a_target_in_flight() -> None:
+    """The pages that reside need not be those that the balloon gives back."""
+    vm = make_vm(actual_kib=300 * MIB)
+    booking = book(make_settings(), vm, Residency(500 * MIB, 0), 600 * MIB, answered=True)
+    assert booking.assigned_kib == 800 * MIB
+    touched = book(make_settings(), vm, Residency(310 * MIB, 0), 600 * MIB, answered=True)
+    assert touched.assigned_kib == 600 * MIB  # read a moment later than `actual`
 
 
 def test_a_boot_is_booked_with_its_whole_ram_until_it_has_answered() -> None:
@@ -78,10 +106,20 @@ def test_a_report_from_before_the_boot_shows_nothing() -> None:
     assert boot_answered(vm, make_report(arrived_s=50.0))
 
 
+@pytest.mark.parametrize(
+    ("settings", "limit_mib", "budget_mib"),
+    [({"budget_kib": 700 * MIB}, 100, 700), ({}, None, 3072), ({}, 2048, 1024), ({}, 8192, 3072), ({}, 512, 0)],
+)
+def test_the_budget_is_what_is_set_or_what_we_may_use_less_the_reserve(settings, limit_mib, budget_mib):
+    """Without a budget it is the host's memory, or the limit of the coordinator's own cgroup where that is less."""
+    facts = HostFacts(4096 * MIB, 1, cgroup_limit_kib=None if limit_mib is None else limit_mib * MIB)
+    assert budget_kib(HostSettings(**settings), facts) == budget_mib * MIB
+
+
 def test_statistics_count_only_when_repeated() -> None:
-    """The first statistics are queued before the balloon begins: several are needed."""
-    assert not boot_answered(make_vm(statistics_count=STATISTICS_NEEDED - 1), None)
-    assert boot_answered(make_vm(statistics_count=STATISTICS_NEEDED), None)
+    """The first statistics are queued before the balloon begins: three are needed."""
+    assert not boot_answered(make_vm(statistics_count=2), None)
+    assert boot_answered(make_vm(statistics_count=3), None)
 
 
 def test_a_waiting_machine_has_not_answered() -> None:

@@ -10,6 +10,7 @@ from ballonet_host_coord.channel import AgentReports
 from ballonet_host_coord.model import LinkState, UsageReport, Wish
 from ballonet_host_coord.ports import PortError
 from ballonet_host_coord.session import AgentSession
+from ballonet_protocol.limits import WRITE_STUCK_S
 
 
 class Randomness:
@@ -64,9 +65,10 @@ class Vm:
         self.error = error
         self.ends_s = ends_s
         self.streams: list[Stream] = []
+        self.make: type[Stream] = Stream
 
     async def open_channel(self) -> Stream:
-        self.streams.append(Stream(self.error, self.ends_s))
+        self.streams.append(self.make(self.error, self.ends_s))
         return self.streams[-1]
 
 
@@ -96,3 +98,24 @@ def test_a_stream_that_ends_is_opened_again(error, ends_s):
     assert len(vm.streams) > 5
     assert all(stream.closed for stream in vm.streams)
     assert session.facts().link is not LinkState.LIVE
+
+
+class Clogged(Stream):
+    """Nobody ever takes what is written."""
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.sleep_forever()
+
+
+def test_a_write_that_nobody_takes_ends_its_stream():
+    """A guest that never reads holds the channel for a bounded time; then it is opened anew."""
+    vm = Vm(PortError(""), 1000.0)
+    vm.make = Clogged
+
+    async def main() -> None:
+        with trio.move_on_after(WRITE_STUCK_S * 2 + 10):
+            await AgentReports(vm, AgentSession(Randomness()), TrioTime(), lambda: 1024).run(Nobody())
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert len(vm.streams) >= 2
+    assert vm.streams[0].closed

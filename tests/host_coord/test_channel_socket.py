@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_bytes_go_both_ways_until_either_end_closes(tmp_path: Path) -> None:
         assert await channel.receive_some() == b""
 
     with_listener(tmp_path, test)
+
+
+def test_a_full_disk_keeps_a_channel_closed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that cannot be written is a PortError, and the lock is given back."""
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(PortError, match="No space left"):
+            SocketLock(str(tmp_path), "/run/agent")
+    SocketLock(str(tmp_path), "/run/agent").release()
 
 
 def test_second_coordinator_is_refused_and_told_who_is_first(tmp_path: Path) -> None:

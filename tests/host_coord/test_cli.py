@@ -175,7 +175,7 @@ def test_every_fault_is_said_before_anything_is_touched(
     Path(config).write_text(text)
     result = run(command, "--config", config)
     assert result.exit_code == 2
-    assert f"{config}: [host] bugdet: unknown (did you mean budget?)" in result.output
+    assert f"{config}: [host] bugdet = 1: unknown (did you mean budget?)" in result.output
     assert f"{config}: [guest.web] minimum = 2 GiB: allowed is at most the maximum, 1 GiB" in result.output
     assert os.listdir(tmp_path) == ["coordinator.toml"]
 

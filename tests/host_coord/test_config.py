@@ -9,6 +9,7 @@ import pytest
 
 from ballonet_host_coord.config import ConfigError, Fault, TomlSettings, least_budget_kib
 from ballonet_host_coord.model import GuestSettings, HostSettings, Settings, StopPolicy
+from ballonet_host_coord.simulated.stores import SimulatedHostMemory
 
 MIB = 1024
 GIB = 1024 * MIB
@@ -173,7 +174,7 @@ def test_fault_in_a_drop_in_names_the_drop_in(tmp_path: Path) -> None:
         ('startup = "255M"', "startup", "255 MiB", "at least the minimum, 256 MiB"),
         ('startup = "1025M"', "startup", "1025 MiB", "at most the maximum, 1 GiB"),
         ('minimun = "1M"', "minimun", "", "did you mean minimum?"),
-        ('colour = "red"', "colour", "", "unknown; keys are qmp, channel, minimum"),
+        ('colour = "red"', "colour", '"red"', "unknown; keys are qmp, channel, minimum"),
     ],
 )
 def test_bad_guest_value_is_refused(tmp_path: Path, line: str, key: str, value: str, allowed: str) -> None:
@@ -282,5 +283,21 @@ def test_odd_but_usable_settings_are_warned_about(tmp_path: Path) -> None:
     assert source.load().guests == ()
     assert "no guest" in source.warnings[0]
     path.write_text('[host]\nbudget = "1G"\n' + ONE_GUEST)
+    source.load()
+    assert "[guest.web] can never start" in source.warnings[0]
+
+
+def test_the_host_is_the_budget_where_none_is_named(tmp_path: Path) -> None:
+    """Minimums that this host cannot hold are refused like those of a budget that is too small; a claim warns."""
+    machine = SimulatedHostMemory(4 * GIB, [])
+    path = tmp_path / "coordinator.toml"
+    path.write_text(ONE_GUEST)
+    source = TomlSettings(path, machine)
+    source.load()
+    assert source.warnings == ()
+    path.write_text('[host]\nreserve = "3796M"\n' + ONE_GUEST)
+    with pytest.raises(ConfigError, match=r"\[host\] budget = 300 MiB \(not set: this host's memory less"):
+        source.load()
+    path.write_text('[host]\nreserve = "3000M"\n' + ONE_GUEST)
     source.load()
     assert "[guest.web] can never start" in source.warnings[0]

@@ -109,13 +109,75 @@ def test_boot_of_a_waiting_machine_begins_with_its_first_instruction(record):
     assert record.vm.boot_began_s == NOW_S + 100
 
 
-@pytest.mark.parametrize(("pid", "adopted"), [(7, True), (8, False), (None, False)])
-def test_machine_whose_monitor_returns_goes_on(running, pid, adopted):
-    """The same process is adopted as it is; another one has booted and gets its startup target."""
+@pytest.mark.parametrize(
+    ("pid", "began_s", "adopted"),
+    [
+        (7, 0.0, True),
+        (7, NOW_S + 1, False),  # reset behind a monitor that hung
+        (8, NOW_S + 1, False),
+        (8, NOW_S - 100, True),
+        (None, NOW_S + 5, True),
+    ],
+)
+def test_machine_whose_monitor_returns_goes_on(running, pid, began_s, adopted):
+    """The same boot, or one that may have run for long, is adopted; what has just booted gets its startup target."""
     running.vm_lost(alive=True, detail="hangs")
     assert running.snapshot(NOW_S).booking.assigned_kib == 512 * MIB
     assert running.snapshot(NOW_S).vm.run_state is RunState.UNREACHABLE
-    assert (booted(running, qemu_pid=pid) is None) is adopted
+    vm = make_vm(boot=2, boot_began_s=began_s, statistics_count=0, qemu_pid=pid)
+    assert (running.vm_read(vm, None, NOW_S + 5) is None) is adopted
+
+
+@pytest.mark.parametrize(("age_s", "adopted"), [(5, False), (29, False), (30, True), (600, True)])
+def test_age_decides_about_a_machine_at_first_sight(record, age_s, adopted):
+    """A process that has just begun is set to its startup size, one that has run for long is left as it is."""
+    command = record.vm_read(make_vm(boot_began_s=NOW_S - age_s), None, NOW_S)
+    assert (command is None) is adopted
+    record.vm_lost(alive=False, detail="ended")
+    command = record.vm_read(make_vm(boot=2, boot_began_s=NOW_S - age_s, qemu_pid=8), None, NOW_S)
+    assert (command is None) is adopted
+
+
+def test_machine_of_unknown_age_is_new_only_where_its_end_was_seen(record):
+    """Without a process to look at, a startup target at first sight could be a blind shrink."""
+    assert record.vm_read(make_vm(boot_began_s=NOW_S, qemu_pid=None), None, NOW_S) is None
+    assert record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 1, qemu_pid=None), None, NOW_S + 1) is not None
+    record.vm_lost(alive=False, detail="ended")
+    assert record.vm_read(make_vm(boot=3, boot_began_s=NOW_S + 2, qemu_pid=None), None, NOW_S + 2) is not None
+
+
+def test_observer_books_no_target_that_was_never_set():
+    """With --observe a waiting machine gets no startup target, neither ordered nor booked."""
+    observer = GuestRecord(make_settings(), Session(), Ledger(), observe=True)
+    assert observer.vm_read(make_vm(run_state=RunState.PRELAUNCH, statistics_count=0), None, NOW_S) is None
+    assert observer.snapshot(NOW_S).hypervisor_target_kib is None
+
+
+def test_machine_that_was_never_heard_is_booked_with_its_maximum(record):
+    """A process that lives and does not answer holds up to its maximum, or what the kernel sees it hold (I1)."""
+    assert record.snapshot(NOW_S).unseen
+    record.vm_lost(alive=True, detail="hangs", qemu_pid=7)
+    snapshot = record.snapshot(NOW_S)
+    assert (snapshot.unseen, snapshot.vm.run_state) == (False, RunState.UNREACHABLE)
+    assert snapshot.booking.assigned_kib == GIB
+    record.vm_lost(alive=True, detail="hangs", residency=Residency(2 * GIB, 0), qemu_pid=7)
+    assert record.snapshot(NOW_S).booking.assigned_kib == 2 * GIB
+    record.vm_lost(alive=False, detail="ended", qemu_pid=7)
+    assert record.snapshot(NOW_S).booking.booked_kib == 0
+
+
+def test_new_process_that_does_not_answer_inherits_nothing(running):
+    """What the last process had says nothing of the one that listens now."""
+    running.vm_lost(alive=True, detail="hangs", qemu_pid=8)
+    snapshot = running.snapshot(NOW_S)
+    assert (snapshot.vm.qemu_pid, snapshot.report, snapshot.booking.assigned_kib) == (8, None, GIB)
+
+
+@pytest.mark.parametrize(("claimed_kib", "kept_kib"), [(-(1 << 34), 0), (1 << 34, GIB)])
+def test_size_that_cannot_be_is_clamped(record, claimed_kib, kept_kib):
+    """`actual` comes from the guest: below nothing and above its RAM there is no size (I8)."""
+    record.vm_read(make_vm(actual_kib=claimed_kib), None, NOW_S)
+    assert record.snapshot(NOW_S).vm.actual_kib == kept_kib
 
 
 def test_migrated_machine_goes_on(running):
@@ -130,6 +192,13 @@ def test_machine_that_is_gone_holds_nothing(running):
     snapshot = running.snapshot(NOW_S)
     assert (snapshot.vm.run_state, snapshot.booking.booked_kib, snapshot.demand) == (RunState.ABSENT, 0, None)
     assert running.detail == "died"
+
+
+def test_unknown_residency_is_said(running):
+    """Where the kernel does not show the process, the books have the guest's word alone, and status says so."""
+    assert "residency unknown" in running.detail
+    running.vm_read(make_vm(), Residency(700 * MIB, 30 * MIB), NOW_S)
+    assert running.detail == ""
 
 
 def test_residency_is_booked(running):
@@ -214,6 +283,6 @@ def test_memory_taken_back_is_a_wish_for_what_the_guest_has(running, monkeypatch
 
 def test_without_a_startup_target_a_waiting_machine_would_begin_with_all(monkeypatch):
     """Were every boot adopted, the check of the startup target would fail."""
-    monkeypatch.setattr(GuestRecord, "_goes_on", lambda record, vm: True)
+    monkeypatch.setattr(GuestRecord, "_goes_on", lambda record, vm, now_s: True)
     with pytest.raises(AssertionError):
         test_waiting_machine_gets_its_startup_target(GuestRecord(make_settings(), Session(), Ledger()))

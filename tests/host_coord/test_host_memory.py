@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
+import trio
 
+from ballonet_host_coord import host_memory
 from ballonet_host_coord.host_memory import SMAPS_AGE_S, SMAPS_MOVED_KIB, ProcHostMemory, cgroup_files
 from ballonet_host_coord.model import HostFacts, Residency
 from ballonet_host_coord.ports import PortError
@@ -152,31 +155,37 @@ def test_container_sees_its_own_branch() -> None:
     ]
 
 
+def looked(memory: ProcHostMemory, pid: int, ram_kib: int) -> Residency | None:
+    """What is known after a look, as the coordinator takes one before each reading."""
+    trio.run(memory.look, pid, ram_kib)
+    return memory.residency(pid, ram_kib)
+
+
 # --- residency ------------------------------------------------------------------------------------------
 
 
 def test_residency_is_split(memory: ProcHostMemory) -> None:
     """The guest's part comes from smaps, the rest of what the process holds is QEMU's own."""
-    assert memory.residency(PID, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
+    assert looked(memory, PID, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
 
 
 def test_small_movement_is_counted_without_smaps(memory: ProcHostMemory, proc: Proc, clock: Clock) -> None:
     """Between two looks at smaps what moves is the guest's, so every reading adds up to the status of its moment."""
-    memory.residency(PID, RAM_KIB)
+    looked(memory, PID, RAM_KIB)
     clock.now_s += 1
     proc.qemu(101 * MIB, 32 * MIB)
-    assert memory.residency(PID, RAM_KIB) == Residency(103 * MIB, 30 * MIB, 101.0)
+    assert looked(memory, PID, RAM_KIB) == Residency(103 * MIB, 30 * MIB, 101.0)
 
 
 def test_age_or_movement_brings_a_new_look(memory: ProcHostMemory, proc: Proc, clock: Clock) -> None:
     """A reading that is old, or from which the process has moved away, is replaced."""
-    memory.residency(PID, RAM_KIB)
+    looked(memory, PID, RAM_KIB)
     clock.now_s += SMAPS_AGE_S
     proc.qemu(101 * MIB, 32 * MIB)
-    assert memory.residency(PID, RAM_KIB) == Residency(101 * MIB, 32 * MIB, clock.now_s)
+    assert looked(memory, PID, RAM_KIB) == Residency(101 * MIB, 32 * MIB, clock.now_s)
     clock.now_s += 5
     proc.qemu(101 * MIB, 33 * MIB + SMAPS_MOVED_KIB)
-    assert memory.residency(PID, RAM_KIB) == Residency(101 * MIB, 33 * MIB + SMAPS_MOVED_KIB, clock.now_s)
+    assert looked(memory, PID, RAM_KIB) == Residency(101 * MIB, 33 * MIB + SMAPS_MOVED_KIB, clock.now_s)
 
 
 def test_smaps_is_not_read_all_the_time(
@@ -185,45 +194,81 @@ def test_smaps_is_not_read_all_the_time(
     """Reading that took a second is not repeated for twenty, however much moves, and nothing is lost."""
     ticks = iter([0.0, 1.0])
     monkeypatch.setattr("ballonet_host_coord.host_memory.time.perf_counter", lambda: next(ticks))
-    memory.residency(PID, RAM_KIB)
+    looked(memory, PID, RAM_KIB)
     for second in range(1, 20):
         clock.now_s = 100.0 + second
         proc.qemu(100 * MIB + second * 20 * MIB, 30 * MIB)
-        assert memory.residency(PID, RAM_KIB) == Residency(100 * MIB + second * 20 * MIB, 30 * MIB, clock.now_s)
+        assert looked(memory, PID, RAM_KIB) == Residency(100 * MIB + second * 20 * MIB, 30 * MIB, clock.now_s)
 
 
 def test_guest_is_never_larger_than_its_ram(memory: ProcHostMemory, proc: Proc) -> None:
     """Movement beyond the RAM is QEMU's own."""
     proc.qemu(RAM_KIB - 5, 30 * MIB)
-    memory.residency(PID, RAM_KIB)
+    looked(memory, PID, RAM_KIB)
     proc.qemu(RAM_KIB - 5, 31 * MIB, told_by_smaps=False)
-    assert memory.residency(PID, RAM_KIB) == Residency(RAM_KIB, 31 * MIB - 5, 100.0)
+    assert looked(memory, PID, RAM_KIB) == Residency(RAM_KIB, 31 * MIB - 5, 100.0)
 
 
 def test_another_process_of_the_same_number_starts_afresh(memory: ProcHostMemory, proc: Proc) -> None:
     """What was learnt of a process that has ended is not applied to the next one with its number."""
-    memory.residency(PID, RAM_KIB)
+    looked(memory, PID, RAM_KIB)
     proc.qemu(101 * MIB, 35 * MIB, began_ticks=888)
-    assert memory.residency(PID, RAM_KIB) == Residency(101 * MIB, 35 * MIB, 100.0)
+    assert looked(memory, PID, RAM_KIB) == Residency(101 * MIB, 35 * MIB, 100.0)
 
 
-@pytest.mark.parametrize("missing", ["status", "stat", "smaps"])
+def test_before_a_look_all_counts_as_the_guests(memory: ProcHostMemory, proc: Proc) -> None:
+    """Nobody waits for smaps: what is not split yet is booked rather too high than too low."""
+    assert memory.residency(PID, RAM_KIB) == Residency(130 * MIB, 0, 100.0)
+    assert looked(memory, PID, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
+
+
+def test_a_slow_look_does_not_hold_the_loop(memory: ProcHostMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one process's smaps is read, other tasks run and other readings are answered."""
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(text: str, original=host_memory.parse_smaps):
+        reading.set()
+        assert go_on.wait(10)
+        return original(text)
+
+    monkeypatch.setattr(host_memory, "parse_smaps", slow)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(memory.look, PID, RAM_KIB)
+            await trio.to_thread.run_sync(reading.wait)
+            assert memory.residency(PID, RAM_KIB) == Residency(130 * MIB, 0, 100.0)
+            go_on.set()
+        assert memory.residency(PID, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
+
+    trio.run(main)
+
+
+def test_smaps_that_may_not_be_read_hides_nothing(memory: ProcHostMemory, proc: Proc, caplog) -> None:
+    """Neither root nor QEMU's user: all that the process holds counts as the guest's, and that is said once."""
+    (proc.root / f"{PID}/smaps").unlink()
+    for _ in range(2):
+        assert looked(memory, PID, RAM_KIB) == Residency(130 * MIB, 0, 100.0)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("missing", ["status", "stat"])
 def test_process_that_ends_or_hides_is_unknown(memory: ProcHostMemory, proc: Proc, missing: str) -> None:
     """A process that is gone, or whose files may not be read, has no residency; that is no error."""
     (proc.root / f"{PID}/{missing}").unlink()
-    assert memory.residency(PID, RAM_KIB) is None
-    assert memory.residency(1 << 30, RAM_KIB) is None
+    assert looked(memory, PID, RAM_KIB) is None
+    assert looked(memory, 1 << 30, RAM_KIB) is None
 
 
 def test_process_too_small_for_the_guest_is_not_its_qemu(memory: ProcHostMemory) -> None:
     """Whoever opened the socket for QEMU is not taken for QEMU."""
-    assert memory.residency(PID, RAM_KIB * 4) is None
+    assert looked(memory, PID, RAM_KIB * 4) is None
 
 
 def test_process_is_alive_while_it_has_memory(memory: ProcHostMemory, proc: Proc) -> None:
     """A zombie, a process that is gone, and another one with its number are not the process that was seen."""
     assert memory.is_alive(PID)
-    memory.residency(PID, RAM_KIB)
+    looked(memory, PID, RAM_KIB)
     assert memory.is_alive(PID)
     proc.qemu(1, 1, began_ticks=888)
     assert not memory.is_alive(PID)

@@ -106,6 +106,11 @@ class AnythingHappens(RuleBasedStateMachine):
         self.world.demand(self.name(place), want_kib, blames)
         self.world.turn(passed_s)
 
+    @rule(place=PLACES, target_kib=SIZES)
+    def another_mover_interferes(self, place, target_kib):
+        self.world.lower(self.name(place), max(LEAST_KIB, target_kib))
+        self.world.turn(0.25)
+
     @rule(place=PLACES)
     def agent_leaves(self, place):
         self.world[self.name(place)].agent.lose(LinkState.OPENING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -21,89 +20,19 @@ from ballonet_host_coord.model import (
     AgentFacts,
     AskInflate,
     Booking,
-    Command,
-    Consent,
-    Decision,
-    GuestDecision,
-    GuestSnapshot,
     HostFacts,
     LinkState,
-    Phase,
     ReportKind,
     RunState,
     SetTarget,
     StartVm,
-    Status,
     TellDeflate,
+    VmFacts,
     Wish,
 )
 
-from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_snapshot, make_vm
-
-
-def settled(*sizes_mib: int) -> Ledger:
-    """A ledger whose guests a, b ... were set to these sizes and have arrived there."""
-    ledger = Ledger()
-    for name, size_mib in zip("abc", sizes_mib, strict=False):
-        ledger.began_boot(name, 1, size_mib * MIB, adopted=False)
-        guest = make_guest(name, size_mib * MIB)
-        step(ledger, (guest, size_mib), now_s=NOW_S - 100)
-    return ledger
-
-
-def decided(guest: GuestSnapshot, target_mib: int, **changes: Any) -> GuestDecision:
-    values: dict[str, Any] = {
-        "floor_kib": 256 * MIB, "phase": Phase.HOLD, "status": Status.OK, "shrinkable": True, "urgent": False,
-        "why": "so decided", "want_kib": 0, **changes,
-    }  # fmt: skip
-    return GuestDecision(name=guest.name, target_kib=target_mib * MIB, **values)
-
-
-def step(
-    ledger: Ledger,
-    *chosen: tuple[GuestSnapshot, int] | tuple[GuestSnapshot, int, dict[str, Any]],
-    now_s: float = NOW_S,
-    **host: Any,
-) -> list[Command]:
-    """One round: guests with what was decided for them in MiB, and what else is special about the decision."""
-    snapshot = make_snapshot(*(guest for guest, *_ in chosen), now_s=now_s, **host)
-    answers = tuple(decided(guest, target, **(rest[0] if rest else {})) for guest, target, *rest in chosen)
-    return ledger.step(snapshot, Decision(now_s, snapshot.host.budget_kib, snapshot.booked_kib, 0, 0, 0, "", answers))
-
-
-def guest_at(size_mib: int, now_s: float = NOW_S, consent: Consent | None = None, **changes: Any) -> GuestSnapshot:
-    """Guest a, heard at `now_s`, with little available, so that its steps are small."""
-    size_kib = size_mib * MIB
-    values: dict[str, Any] = {
-        "agent": AgentFacts(LinkState.LIVE, session=1, consent=consent),
-        "report": make_report(now_s, size_kib, use_kib=size_kib - 50 * MIB),
-        "demand_kib": 200 * MIB,
-        **changes,
-    }
-    return make_guest("a", size_kib, **values)
-
-
-def consent_to(size_mib: int, gen: int = 1, refused: bool = False, until_s: float = NOW_S + 30) -> Consent:
-    return Consent(gen, size_mib * MIB, refused, 0, NOW_S, until_s)
-
-
-def asked(size_mib: int = 900, goal_mib: int = 500) -> Ledger:
-    ledger = settled(size_mib)
-    (ask,) = step(ledger, (guest_at(size_mib), goal_mib))
-    assert isinstance(ask, AskInflate)
-    return ledger
-
-
-def stepping(consent_mib: int = 500) -> Ledger:
-    """Guest a is on its first step from 900 to 788 MiB."""
-    ledger = asked()
-    commands = step(ledger, (guest_at(900, NOW_S + 1, consent_to(consent_mib)), 500), now_s=NOW_S + 1)
-    assert commands == [SetTarget("a", int(900 * MIB * 7 / 8), "so decided")]
-    return ledger
-
-
-STEP_MIB = 787.5
-
+from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_vm
+from .steps import STEP_MIB, asked, consent_to, guest_at, settled, step, stepping, waiting
 
 # --- shrinking ------------------------------------------------------------------------------------------
 
@@ -218,9 +147,10 @@ def test_a_demand_that_blames_the_move_gets_its_last_step_back() -> None:
     ledger = stepping()
     wish = Wish(950 * MIB, 1, 2, arrived_s=NOW_S + 2, gen=1)
     hurt = guest_at(850, NOW_S + 2, wish=wish)
-    (back,) = step(ledger, (hurt, 500), now_s=NOW_S + 2)
+    back, told = step(ledger, (hurt, 500), now_s=NOW_S + 2)
     assert isinstance(back, SetTarget)
     assert back.target_kib == 900 * MIB
+    assert told == TellDeflate("a", 2, 900 * MIB, back.why)
     well = guest_at(900, NOW_S + 8, wish=wish)
     assert step(ledger, (well, 500), now_s=NOW_S + 8) == []
 
@@ -228,7 +158,7 @@ def test_a_demand_that_blames_the_move_gets_its_last_step_back() -> None:
 def test_a_returned_step_is_paid_from_what_there_is() -> None:
     """I1: what was freed may be given already; then only the rest is returned, and never less than it has."""
     hurt = guest_at(850, NOW_S + 2, wish=Wish(950 * MIB, 1, 2, arrived_s=NOW_S + 2, gen=1))
-    (back,) = step(stepping(), (hurt, 500), now_s=NOW_S + 2, budget_kib=870 * MIB)
+    back, _ = step(stepping(), (hurt, 500), now_s=NOW_S + 2, budget_kib=870 * MIB)
     assert isinstance(back, SetTarget)
     assert back.target_kib == 870 * MIB
     (back,) = step(stepping(), (hurt, 500), now_s=NOW_S + 2, budget_kib=600 * MIB)
@@ -406,11 +336,6 @@ def test_what_was_promised_outlives_a_monitor_that_was_away() -> None:
     assert ledger.target_kib("a") == 512 * MIB
 
 
-def waiting(name: str) -> GuestSnapshot:
-    vm = make_vm(run_state=RunState.PRELAUNCH)
-    return make_guest(name, 0, None, vm=vm, booking=Booking(0, 10 * MIB, False), waiting_to_start=True)
-
-
 def test_a_machine_starts_when_its_whole_claim_fits_beside_the_headroom() -> None:
     """I1: headroom never pays a start; one machine starts at a time."""
     ledger = Ledger()
@@ -422,6 +347,18 @@ def test_a_machine_starts_when_its_whole_claim_fits_beside_the_headroom() -> Non
     assert isinstance(start, StartVm)
     assert ledger.was_started(start.guest, NOW_S + 9)
     assert not ledger.was_started(start.guest, NOW_S + 11)
+
+
+def test_nothing_is_given_before_every_guest_was_looked_at() -> None:
+    """I1: a guest that nobody has looked at may hold anything; until then no grant and no start."""
+    unseen = make_guest("b", 0, None, vm=VmFacts(RunState.ABSENT), booking=Booking(0, 0, False), unseen=True)
+    short, seen = guest_at(300, demand_kib=600 * MIB), replace(unseen, unseen=False)
+    assert step(settled(300), (short, 600), (unseen, 0)) == []
+    assert step(settled(300), (short, 600), (seen, 0)) != []
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 512 * MIB, adopted=False)
+    assert step(ledger, (waiting("a"), 0), (unseen, 0)) == []
+    assert step(ledger, (waiting("a"), 0), (seen, 0)) != []
 
 
 def test_force_gives_everything_whatever_the_budget_says() -> None:

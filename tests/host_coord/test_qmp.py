@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from ballonet_host_coord import qmp
-from ballonet_host_coord.qmp import QmpClient, QmpClosed, QmpError, QmpTimeout
+from ballonet_host_coord.qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
 
 GREETING = b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}\r\n'
 
@@ -261,8 +261,10 @@ def test_second_client_learns_why_nobody_greets(tmp_path: Path) -> None:
 
     async def test(path: str) -> None:
         began = trio.current_time()
-        with pytest.raises(QmpClosed, match="another client holds this monitor"):
+        with pytest.raises(QmpClosed, match="another client holds this monitor") as caught:
             await QmpClient.connect(path)
+        assert not isinstance(caught.value, QmpAbsent)
+        assert caught.value.peer_pid == os.getpid()  # whose monitor it is, is known all the same
         assert trio.current_time() - began == pytest.approx(qmp.GREETING_TIMEOUT_S)
 
     with_monitor(tmp_path, serve, test)
@@ -277,7 +279,7 @@ def test_socket_without_a_listener_is_said_so(tmp_path: Path, there: bool, words
         if there:
             with trio.socket.socket(trio.socket.AF_UNIX) as dead:
                 await dead.bind(str(path))
-        with pytest.raises(QmpClosed, match=words):
+        with pytest.raises(QmpAbsent, match=words):
             await QmpClient.connect(str(path))
 
     trio.run(main)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,105 +20,10 @@ from ballonet_host_coord.model import (
     Settings,
     VmEventKind,
 )  # fmt: skip
-from ballonet_host_coord.ports import PortError, VmGone
+from ballonet_host_coord.ports import PortError, VmAbsent, VmGone
 from ballonet_host_coord.qmp_hypervisor import QmpHypervisor, QmpVm
 
-MIB = 1 << 20
-BALLOON = "/machine/peripheral/balloon0"
-
-
-class FakeQemu:
-    """QEMU's side of QMP for one machine: run state, balloon, statistics, migration, events."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.status = "running"
-        self.ram_bytes = 1024 * MIB
-        self.actual_bytes = 1024 * MIB
-        self.migration: dict[str, Any] = {}
-        self.last_update = 0
-        self.statistics: dict[str, int] = {}
-        self.properties: dict[tuple[str, str], Any] = {
-            (BALLOON, "deflate-on-oom"): True,
-            ("/machine/peripheral/port1", "name"): "org.ballonet.agent.0",
-            ("/machine/peripheral/port2", "name"): "org.qemu.guest_agent.0",
-        }
-        self.devices = {
-            "/machine/peripheral": [
-                {"name": "type", "type": "string"},
-                {"name": "balloon0", "type": "child<virtio-balloon-pci>"},
-                {"name": "port1", "type": "child<virtserialport>"},
-                {"name": "port2", "type": "child<virtserialport>"},
-            ],
-            "/machine/peripheral-anon": [{"name": "device[0]", "type": "child<virtio-serial-pci>"}],
-        }
-        self.heard: list[str] = []
-        self.hangs = False
-        self.client: trio.SocketStream | None = None
-        self._send_lock = trio.Lock()
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        self.client = stream
-        async with stream:
-            await self._converse(stream)
-
-    async def _converse(self, stream: trio.SocketStream) -> None:
-        await self._say(stream, {"QMP": {"version": {}, "capabilities": []}})
-        buffer = b""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            while data := await stream.receive_some():
-                *lines, buffer = (buffer + data).split(b"\n")
-                for line in lines:
-                    command = json.loads(line)
-                    self.heard.append(command["execute"])
-                    if not self.hangs:
-                        answer = self._answer(command["execute"], command.get("arguments", {}))
-                        await self._say(stream, {**answer, "id": command["id"]})
-
-    async def event(self, name: str, seconds: int = 0, **data: Any) -> None:
-        assert self.client is not None
-        stamp = {"seconds": seconds, "microseconds": 0}
-        await self._say(self.client, {"event": name, "timestamp": stamp, "data": data})
-
-    async def die(self) -> None:
-        assert self.client is not None
-        await self.client.aclose()
-
-    def said(self, name: str) -> int:
-        return self.heard.count(name)
-
-    async def _say(self, stream: trio.SocketStream, message: dict[str, Any]) -> None:
-        async with self._send_lock:
-            await stream.send_all(json.dumps(message).encode() + b"\r\n")
-
-    def _answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        where = (arguments.get("path", ""), arguments.get("property", ""))
-        match name:
-            case "query-status":
-                return {"return": {"status": self.status, "running": self.status == "running"}}
-            case "query-balloon":
-                return {"return": {"actual": self.actual_bytes}}
-            case "query-memory-size-summary":
-                return {"return": {"base-memory": self.ram_bytes, "plugged-memory": 0}}
-            case "query-migrate":
-                return {"return": self.migration}
-            case "qom-list":
-                return {"return": self.devices[arguments["path"]]}
-            case "qom-get" if where == (BALLOON, "guest-stats"):
-                return {"return": {"last-update": self.last_update, "stats": self.statistics}}
-            case "qom-get" if where in self.properties:
-                return {"return": self.properties[where]}
-            case "qom-set":
-                self.properties[where] = arguments["value"]
-            case "balloon":
-                self.actual_bytes = min(arguments["value"], self.ram_bytes)
-            case "cont":
-                self.status = "running"
-            case "qmp_capabilities":
-                pass
-            case _:
-                return {"error": {"class": "GenericError", "desc": f"no {name} {arguments}"}}
-        return {"return": {}}
+from .fake_qemu import BALLOON, MIB, FakeQemu
 
 
 class Clock:
@@ -374,14 +277,16 @@ def test_slow_machine_keeps_its_connection_and_boot(tmp_path: Path) -> None:
 
 
 def test_hanging_machine_is_given_up_in_seconds(tmp_path: Path) -> None:
-    """Connecting to a QEMU that does not answer ends in bounded time with VmGone."""
+    """Connecting to a QEMU that does not answer ends in bounded time with VmGone, and tells its process."""
 
     async def test(qemu: FakeQemu, vm: QmpVm) -> None:
         qemu.hangs = True
         began_s = trio.current_time()
-        with pytest.raises(VmGone):
+        with pytest.raises(VmGone) as caught:
             await vm.connect()
         assert trio.current_time() - began_s < 15
+        assert not isinstance(caught.value, VmAbsent)
+        assert vm.listener_pid == os.getpid()
 
     run(tmp_path, test)
 
@@ -394,6 +299,22 @@ def test_machine_without_a_balloon_is_told_what_to_add(tmp_path: Path) -> None:
         with pytest.raises(PortError, match="-device virtio-balloon-pci,deflate-on-oom=on") as caught:
             await vm.connect()
         assert not isinstance(caught.value, VmGone)
+        assert vm.listener_pid == os.getpid()
+
+    run(tmp_path, test)
+
+
+def test_machine_that_is_not_there_has_no_process(tmp_path: Path) -> None:
+    """Where nobody listens there is nothing to book."""
+
+    async def test(qemu: FakeQemu, vm: QmpVm) -> None:
+        await vm.connect()
+        assert vm.listener_pid == os.getpid()
+        os.unlink(qemu.path)
+        await vm.aclose()
+        with pytest.raises(VmAbsent):
+            await vm.connect()
+        assert vm.listener_pid is None
 
     run(tmp_path, test)
 

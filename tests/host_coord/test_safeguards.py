@@ -234,9 +234,9 @@ def booking_without(**missing) -> Switch:
 def forgetting_consent_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Ledger._follow
 
-    def follow(self, guest, move, room_kib, now_s):
+    def follow(self, guest, move, *rest):
         move.consented = False
-        return original(self, guest, move, room_kib, now_s)
+        return original(self, guest, move, *rest)
 
     monkeypatch.setattr(Ledger, "_follow", follow)
 

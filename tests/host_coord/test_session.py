@@ -27,7 +27,15 @@ from ballonet_protocol import (
     Pong,
     Report,
 )
-from ballonet_protocol.limits import DEAD_S, FRAMES_BURST, FRAMES_PER_S, HEARTBEAT_S, HELLO_LONGEST_S, QUEUE_BYTES
+from ballonet_protocol.limits import (
+    DEAD_S,
+    FRAMES_BURST,
+    FRAMES_PER_S,
+    HEARTBEAT_S,
+    HELLO_LONGEST_S,
+    QUEUE_BYTES,
+    RESYNC_EVERY_S,
+)
 
 from .builders import MIB
 from .talk import MEMORY, RAM_KIB, Channel, refuse
@@ -78,6 +86,32 @@ def check_one_hello_a_second():
         channel.session.received(agent.send(HelloReq(why=0, implementation="agent")), tick * 0.125)
         hellos += sum(isinstance(message, Hello) for message in channel.said())
     assert hellos == 3
+
+
+def test_request_that_comes_too_early_is_answered_when_the_second_is_over(live):
+    """An agent that restarts within a second of the last HELLO asks once and is not forgotten."""
+    live.say(HelloReq(why=0, implementation="agent"), 0.5)
+    assert live.said() == []
+    assert live.session.deadline_s() == RESYNC_EVERY_S
+    live.session.tick(RESYNC_EVERY_S)
+    assert [type(message) for message in live.said()] == [Hello]
+
+
+def test_frames_of_a_foreign_session_are_owed_nothing(live):
+    """What was said before our HELLO was read wants no other one (SPEC, 5.2)."""
+    live.session.renewed(RAM_KIB, 0.5)
+    live.say(Ping(token=1), 0.6)
+    assert live.session.deadline_s() == live.session._hello_next_s
+
+
+def test_request_that_crossed_our_hello_is_answered_by_it():
+    """A HELLO_REQ on its way when the HELLO went out wants no second one, once the agent has taken the first."""
+    channel = Channel()
+    channel.session.received(Connection(AGENT).send(HelloReq(why=0, implementation="agent")), 0.1)
+    channel.answer_hello(0.2)
+    channel.session.tick(RESYNC_EVERY_S)
+    assert channel.said() == []
+    assert channel.facts.link is LinkState.LIVE
 
 
 def test_requests_are_answered_once_a_second():

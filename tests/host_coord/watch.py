@@ -47,6 +47,8 @@ class Watch:
         self._boot: dict[str, int] = {}
         self._relies_on: dict[str, int] = {}
         """gen of the consent that a step under way needs."""
+        self._foreign: set[str] = set()
+        """Whose target in force is another mover's."""
         self._began_s = 0.0
 
     def coordinator_began(self, now_s: float) -> None:
@@ -56,9 +58,11 @@ class Watch:
             books.clear()
 
     def startup(self, guest: Any, command: SetTarget, now_s: float) -> None:
-        """I3: a startup target is only set for a boot whose driver has not asked yet."""
-        require(not guest.is_up, "I3", f"startup target set on {guest.name}, which is up")
+        """I3: a startup target is only set for a boot that is not over."""
+        young = now_s - guest.boot_began_s < 30.0
+        require(young or not guest.is_up, "I3", f"startup target set on {guest.name}, which is up")
         self._target[guest.name] = command.target_kib
+        self._foreign.discard(guest.name)
         self._relies_on.pop(guest.name, None)
 
     def facts(self, snapshot: Snapshot, guests: Iterable[Any]) -> None:
@@ -103,9 +107,22 @@ class Watch:
         resident_kib = guest.residency.resident_kib if guest.residency else 0
         if vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
             return guest.booking.booked_kib
+        if guest.name in self._foreign:
+            return max(guest.booking.assigned_kib, resident_kib) + guest.booking.overhead_kib
         if guest.booking.claimed or (vm.run_state is RunState.PRELAUNCH):
             return max(guest.booking.assigned_kib, resident_kib) + guest.booking.overhead_kib
-        return max(vm.actual_kib, self._target.get(guest.name, 0), resident_kib) + guest.booking.overhead_kib
+        target_kib = self._target.get(guest.name, 0)
+        above_kib = resident_kib - vm.actual_kib
+        if target_kib > vm.actual_kib and above_kib > 16 * 1024:  # a balloon that the host refilled
+            target_kib = max(target_kib, min(vm.ram_kib, target_kib + above_kib))
+        return max(vm.actual_kib, target_kib, resident_kib) + guest.booking.overhead_kib
+
+    def moved_by_another(self, name: str, target_kib: int) -> None:
+        """Somebody else has set this target. In the midst of a move of ours nobody can tell, and what we promised is
+        booked on: that is no less than what is in force."""
+        self._target[name] = target_kib
+        self._foreign.add(name)
+        self._relies_on.pop(name, None)
 
     def _judge_target(
         self, snapshot: Snapshot, decision: Decision, guest: GuestSnapshot, command: SetTarget
@@ -114,6 +131,8 @@ class Watch:
         heard = guest.report is not None and guest.report.arrived_s > self._began_s
         may_move = heard or guest.released or name in self._target
         require(may_move, "I7", f"{name} is moved before anything was heard of it")
+        least_kib = min(guest.settings.minimum_kib, max(actual_kib, self._target.get(name, 0)))
+        require(target_kib >= least_kib, "I2", f"{name} is left below its minimum, at {target_kib}")
         if target_kib > actual_kib:
             most_kib = max(guest.settings.maximum_kib, self._stepped_from.get(name, 0))
             require(guest.released or target_kib <= most_kib, "I2", f"{name} is lifted above its maximum")
@@ -124,6 +143,7 @@ class Watch:
             self._stepped_s[name] = snapshot.now_s
             self._stepped_from[name] = actual_kib
         self._target[name] = target_kib
+        self._foreign.discard(name)
         self._relies_on.pop(name, None)
         if target_kib < actual_kib and guest.agent.link is LinkState.LIVE and guest.agent.consent is not None:
             self._relies_on[name] = guest.agent.consent.gen
@@ -184,7 +204,7 @@ class Watch:
                 continue  # who was asked in vain is not waited for
             least_kib = max(self._needs_kib(other), decided.floor_kib)
             require(
-                other.booking.assigned_kib <= least_kib + TOLERANCE_KIB,
+                other.vm.actual_kib <= least_kib + TOLERANCE_KIB,
                 "I4",
                 f"{guest.name} is sent below its demand while {other.name} holds more than it needs",
             )

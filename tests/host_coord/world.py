@@ -263,7 +263,7 @@ class World:
         record = self.records[guest.name]
         if guest.run_state is RunState.ABSENT or not guest.reachable:
             guest.agent.lose(LinkState.NONE if guest.run_state is RunState.ABSENT else LinkState.UNRESPONSIVE)
-            record.vm_lost(guest.run_state is not RunState.ABSENT and record.vm.ram_kib > 0, "away")
+            record.vm_lost(guest.run_state is not RunState.ABSENT, "away", qemu_pid=guest.pid)
             return
         residency = Residency(guest.resident_kib, OVERHEAD_KIB)
         startup = record.vm_read(guest.vm_facts(), residency, self.now_s)
@@ -304,6 +304,13 @@ class World:
         gen = guest.agent.consent.gen if blames and guest.agent.consent else None
         guest.agent.consent = guest.agent.asked = None
         self.records[name].wished(Wish(want_kib, 1, 2, arrived_s=self.now_s + 0.001, gen=gen))
+
+    def lower(self, name: str, target_kib: int) -> None:
+        """Another mover (virsh setmem) makes the guest smaller."""
+        guest = self[name]
+        if guest.is_up:
+            guest.target_kib = min(target_kib, guest.target_kib)
+            self.watch.moved_by_another(name, guest.target_kib)
 
     def reset(self, name: str) -> None:
         guest = self[name]

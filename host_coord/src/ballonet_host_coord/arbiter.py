@@ -2,7 +2,8 @@
 
 The law, in the order in which memory is given away (`DESIGN.md`, section 4, has it in formulas and an example):
 
-1. **Fixed.** What cannot be moved keeps what it is booked with: a boot that has not answered, paused, migrating.
+1. **Fixed.** What cannot be moved keeps what it is booked with: a boot that has not answered, paused, migrating; and
+   the pages that the host's kernel put into a balloon again.
 2. **Floors.** Everyone has max(minimum, own floor); a guest that may not be shrunk now has what it has.
 3. **Demand**, shared by weight from the minimums up when there is not enough (`water.fill`), out of the budget without
    the headroom. What a guest already holds of its demand is not taken back only to fill the headroom.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 from ballonet_protocol.limits import FRESH_LEAST_S, FRESH_PERIODS, SETTLING_S
 
+from .booking import READ_APART_KIB
 from .demand import want_kib
 from .model import (
     Decision,
@@ -37,8 +39,8 @@ from .water import Taker, fill
 BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
 
-STATUS_TOLERANCE_KIB = 4096
-"""Status words do not flicker for a device's rounding and a report's age."""
+TOLERANCE_KIB = 4096
+"""A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,17 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     movable = [party for party in parties if not party.fixed]
     overheads_kib = sum(party.guest.booking.overhead_kib for party in parties)
     fixed_kib = sum(party.guest.booking.assigned_kib for party in parties if party.fixed)
-    pool_kib = snapshot.host.budget_kib - overheads_kib - fixed_kib
+    refilled_kib = sum(_refilled_kib(party.guest) for party in movable if party.shrinkable)
+    pool_kib = snapshot.host.budget_kib - overheads_kib - fixed_kib - refilled_kib
     regular_kib = pool_kib - snapshot.host.headroom_kib
 
     held = _share_demand(movable, pool_kib, regular_kib)
     starts_kib = sum(party.guest.vm.ram_kib for party in parties if party.guest.waiting_to_start)
+    booked_kib = snapshot.booked_kib
+    overdrawn_kib = max(0, booked_kib - snapshot.host.budget_kib)
+    if starts_kib or overdrawn_kib:
+        # The last MiB of each guest are not worth a command; together they must not keep a machine waiting.
+        starts_kib += TOLERANCE_KIB * len(movable)
     spare_kib = max(0, regular_kib - starts_kib - sum(held))
     targets = fill(
         sum(held) + spare_kib,
@@ -77,8 +85,6 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     targets = _starved_first(movable, held, targets)
 
     by_name = {party.guest.name: target for party, target in zip(movable, targets, strict=True)}
-    booked_kib = snapshot.booked_kib
-    overdrawn_kib = max(0, booked_kib - snapshot.host.budget_kib)
     decisions = tuple(_decide(party, by_name.get(party.guest.name), snapshot) for party in parties)
     return Decision(
         now_s=snapshot.now_s,
@@ -103,13 +109,13 @@ def _enter(guest: GuestSnapshot, now_s: float) -> _Party:
     present_kib = booking.assigned_kib
     fixed_reason = _fixed_reason(guest)
     # A floor keeps what a guest has; it gives nothing, or a guest that lies about it would be given everything (I5).
-    floor_kib = min(max(settings.minimum_kib, min(_own_floor_kib(guest), _given_kib(guest))), vm.ram_kib)
+    floor_kib = min(max(settings.minimum_kib, min(_own_floor_kib(guest), guest.given_kib)), vm.ram_kib)
     most_kib = min(settings.maximum_kib, vm.ram_kib)
     hold_reason = fixed_reason or _hold_reason(guest, now_s)
     shrinkable = not hold_reason
     lower_kib = floor_kib if shrinkable else max(present_kib, floor_kib)
     if guest.demand is None:
-        demand_kib = wanted_kib = _given_kib(guest)
+        demand_kib = wanted_kib = guest.given_kib
     else:
         demand_kib = min(max(guest.demand.demand_kib, floor_kib), most_kib)
         wanted_kib = min(max(want_kib(guest.demand, settings), floor_kib), most_kib)
@@ -127,9 +133,10 @@ def _enter(guest: GuestSnapshot, now_s: float) -> _Party:
     )
 
 
-def _given_kib(guest: GuestSnapshot) -> int:
-    """What a guest has or is promised. It may reside above it, where the host's kernel took pages back."""
-    return max(guest.vm.actual_kib, guest.hypervisor_target_kib or 0)
+def _refilled_kib(guest: GuestSnapshot) -> int:
+    """What resides above what the guest was given: its balloon holds it already, so no shrink frees it."""
+    above_kib = guest.booking.assigned_kib - guest.given_kib
+    return above_kib if above_kib > READ_APART_KIB else 0
 
 
 def _own_floor_kib(guest: GuestSnapshot) -> int:
@@ -151,6 +158,8 @@ def _own_floor_kib(guest: GuestSnapshot) -> int:
 def _fixed_reason(guest: GuestSnapshot) -> str:
     """Why this guest can be moved in neither direction; empty where it can."""
     state = guest.vm.run_state
+    if guest.unseen:
+        return "not looked at yet: nobody is granted anything before"
     if state in (RunState.ABSENT, RunState.SHUTDOWN):
         return "not running"
     if state is RunState.PRELAUNCH:
@@ -159,6 +168,8 @@ def _fixed_reason(guest: GuestSnapshot) -> str:
         return "paused"
     if state is RunState.MIGRATING:
         return "migrating"
+    if state is RunState.UNREACHABLE and not guest.vm.ram_kib:
+        return "its hypervisor has not answered yet: booked with its maximum"
     if state is RunState.UNREACHABLE:
         return "its hypervisor does not answer: booked as it was"
     if guest.booking.claimed:
@@ -201,7 +212,7 @@ def _share_demand(movable: list[_Party], pool_kib: int, regular_kib: int) -> lis
         Taker(
             party.guest.settings.minimum_kib,
             least,
-            max(least, min(party.guest.booking.assigned_kib, party.demand_kib)),
+            max(least, min(party.guest.given_kib, party.demand_kib)),
             party.guest.settings.weight,
         )
         for party, least in zip(movable, level, strict=True)
@@ -214,25 +225,25 @@ def _starved_first(movable: list[_Party], held: list[int], targets: list[int]) -
     somebody_has_more = any(
         party.shrinkable
         and not party.guest.refuses
-        and party.guest.booking.assigned_kib > max(party.demand_kib, party.floor_kib) + STATUS_TOLERANCE_KIB
+        and party.guest.vm.actual_kib > max(party.demand_kib, party.floor_kib) + TOLERANCE_KIB
         for party in movable
     )
     if not somebody_has_more:
         return targets
     return [
-        max(target, min(party.guest.booking.assigned_kib, party.demand_kib)) if least < party.demand_kib else target
+        max(target, min(party.guest.given_kib, party.demand_kib)) if least < party.demand_kib else target
         for party, least, target in zip(movable, held, targets, strict=True)
     ]
 
 
 def _decide(party: _Party, target_kib: int | None, snapshot: Snapshot) -> GuestDecision:
     guest = party.guest
-    present_kib = guest.booking.assigned_kib
+    present_kib = guest.given_kib
     if target_kib is None:
-        target_kib = present_kib
+        target_kib = present_kib = guest.booking.assigned_kib
     elif not party.shrinkable:
         # Held means neither taken from nor given what only resides: more than it has is for what it wants.
-        least_kib = _given_kib(guest) if guest.demand is None else max(_given_kib(guest), party.floor_kib)
+        least_kib = guest.given_kib if guest.demand is None else max(guest.given_kib, party.floor_kib)
         target_kib = max(least_kib, min(target_kib, party.want_kib))
     if target_kib > present_kib:
         phase = Phase.ALLOCATING
@@ -257,7 +268,7 @@ def _status(party: _Party) -> Status:
     guest = party.guest
     if guest.vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN) or guest.demand is None:
         return Status.ABSENT
-    has_kib = guest.booking.assigned_kib + STATUS_TOLERANCE_KIB
+    has_kib = guest.given_kib + TOLERANCE_KIB
     if has_kib < guest.demand.demand_kib:
         return Status.WARNING
     buffered_kib = guest.demand.demand_kib * (100 + guest.settings.buffer_percent) // 100
@@ -289,7 +300,7 @@ def _why(party: _Party, target_kib: int, snapshot: Snapshot) -> str:
         text = f"{demand}, falling: still holds {_mib(guest.demand.held_kib)}"
     else:
         text = f"{demand} + buffer {guest.settings.buffer_percent} % = {_mib(party.want_kib)}"
-    if party.hold_reason and (target_kib >= guest.booking.assigned_kib > party.want_kib or guest.stuck_since_s):
+    if party.hold_reason and (target_kib >= guest.given_kib > party.want_kib or guest.stuck_since_s):
         text += f"; {party.hold_reason}"
     return text
 
@@ -306,10 +317,15 @@ def _overdrawn_cause(snapshot: Snapshot) -> str:
     """The acts that were not ours and that explain an excess, the largest first."""
     causes: list[tuple[int, str]] = []
     for guest in snapshot.guests:
-        over_kib = guest.booking.assigned_kib - (guest.hypervisor_target_kib or guest.settings.startup_kib)
-        if over_kib <= STATUS_TOLERANCE_KIB:
+        if guest.forced:
+            causes.append((guest.booking.assigned_kib, f"{guest.name} was released beyond the budget by the operator"))
             continue
-        if guest.booking.claimed:
+        over_kib = guest.booking.assigned_kib - (guest.hypervisor_target_kib or guest.settings.startup_kib)
+        if over_kib <= TOLERANCE_KIB:
+            continue
+        if not guest.vm.ram_kib:
+            causes.append((over_kib, f"{guest.name} does not answer and is booked with its maximum"))
+        elif guest.booking.claimed:
             causes.append((over_kib, f"{guest.name} has booted and its balloon has not answered yet"))
         elif guest.residency is not None and guest.residency.resident_kib >= guest.booking.assigned_kib:
             causes.append((over_kib, f"{guest.name} resides above its balloon's size"))

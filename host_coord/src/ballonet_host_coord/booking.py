@@ -2,7 +2,10 @@
 
 A guest is booked at the most that it can have before anybody could stop it::
 
-    booked = max(actual, target in flight, resident) + QEMU's overhead
+    booked = max(actual, target in flight + refilled, resident) + QEMU's overhead
+
+Where the host's kernel refilled a balloon, `resident` is above `actual`, and what the guest is given may be other
+pages than those that reside already: this *refilled* part counts beside a target in flight, up to the RAM.
 
 `actual` is the guest's claim, `resident` is the host kernel's word, and a target that was set counts from the
 moment of setting. From QEMU's start, a reset or an incoming migration until *this boot's* driver has answered, the
@@ -18,11 +21,24 @@ Two kinds of evidence show that the driver of this boot has answered:
 
 A VM that waits before its first instruction cannot touch memory: it is booked at what is resident, and the
 coordinator starts it only when its whole claim fits.
+
+A process that lives and never told what it has (its monitor hangs, has another client, shows no balloon) is booked
+with its maximum, or with what it resides in where that is more.
 """
 
 from __future__ import annotations
 
-from .model import Booking, GuestSettings, Residency, RunState, UsageReport, VmFacts
+from .model import (
+    Booking,
+    GuestSettings,
+    GuestSnapshot,
+    HostFacts,
+    HostSettings,
+    Residency,
+    RunState,
+    UsageReport,
+    VmFacts,
+)
 
 STATISTICS_NEEDED = 3
 """With a polling interval of 1 s the balloon has had two seconds to begin, and `actual` moves with each chunk."""
@@ -30,6 +46,18 @@ STATISTICS_NEEDED = 3
 BALLOON_TOLERANCE_KIB = 32768
 """Guest and device are read up to a second apart while the balloon moves; a bag of the last boot is off by far more,
 or the boot's target is so near to RAM that the difference is worth no more than this."""
+
+READ_APART_KIB = 16384
+"""`actual` is read some milliseconds before `resident`, in which a balloon deflates by 1.5 GiB/s: less than this above
+`actual` is no refilled balloon."""
+
+
+def budget_kib(settings: HostSettings, facts: HostFacts) -> int:
+    """What all guests together may be promised: as set, or the host's memory (our cgroup's limit) less the reserve."""
+    if settings.budget_kib is not None:
+        return settings.budget_kib
+    total_kib = min(facts.total_kib, facts.cgroup_limit_kib or facts.total_kib)
+    return max(0, total_kib - settings.reserve_kib)
 
 
 def boot_answered(vm: VmFacts, report: UsageReport | None) -> bool:
@@ -67,7 +95,40 @@ def book(
         resident_kib = residency.resident_kib
     if vm.run_state is RunState.PRELAUNCH and not started:
         return Booking(assigned_kib=resident_kib, overhead_kib=overhead_kib, claimed=False)
-    assigned_kib = max(vm.actual_kib, target_in_flight_kib or 0, resident_kib)
+    if not vm.ram_kib:
+        return Booking(max(settings.maximum_kib, resident_kib), overhead_kib, claimed=True)
+    assigned_kib = _held_kib(vm, resident_kib, target_in_flight_kib or 0)
     if not answered:
         assigned_kib = max(assigned_kib, vm.ram_kib)
     return Booking(assigned_kib=assigned_kib, overhead_kib=overhead_kib, claimed=not answered)
+
+
+def booked_at_kib(guest: GuestSnapshot, target_kib: int) -> int:
+    """What the books hold against the guest (overhead apart) when this target is set now."""
+    if guest.booking.claimed:
+        return max(guest.booking.assigned_kib, target_kib)
+    return _held_kib(guest.vm, _resident_kib(guest), target_kib)
+
+
+def affordable_kib(guest: GuestSnapshot, room_kib: int) -> int:
+    """The largest target that adds no more than `room_kib` to what the guest is booked with."""
+    most_kib = guest.booking.assigned_kib + max(0, room_kib)
+    if most_kib >= guest.vm.ram_kib:
+        return most_kib
+    return most_kib - _refilled_kib(guest.vm, _resident_kib(guest))
+
+
+def _held_kib(vm: VmFacts, resident_kib: int, target_kib: int) -> int:
+    in_flight_kib = target_kib
+    if target_kib > vm.actual_kib:
+        in_flight_kib = max(target_kib, min(vm.ram_kib, target_kib + _refilled_kib(vm, resident_kib)))
+    return max(vm.actual_kib, in_flight_kib, resident_kib)
+
+
+def _refilled_kib(vm: VmFacts, resident_kib: int) -> int:
+    above_kib = resident_kib - vm.actual_kib
+    return above_kib if above_kib > READ_APART_KIB else 0
+
+
+def _resident_kib(guest: GuestSnapshot) -> int:
+    return guest.residency.resident_kib if guest.residency else 0

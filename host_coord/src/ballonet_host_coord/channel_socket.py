@@ -58,6 +58,9 @@ class SocketLock:
             os.makedirs(directory, mode=0o755, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever is refused reads who holds it. The file stays: removing it could take another's lock away.
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
             holder = os.read(self._fd, 100).decode("ascii", "replace").strip()
             self.release()
@@ -65,9 +68,6 @@ class SocketLock:
         except OSError as error:
             self.release()
             raise PortError(f"{path}: cannot lock: {error.strerror}") from error
-        # Whoever is refused reads who holds it. The file stays: removing it could take another's lock away.
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         if self._fd >= 0:

@@ -20,8 +20,10 @@ from typing import Any, NoReturn
 import click
 import trio
 
+from .clock import SystemClock
 from .config import DEFAULT_PATH, ConfigError, TomlSettings
 from .control import ControlError, Unreachable, request
+from .host_memory import ProcHostMemory
 from .model import HostSettings, Settings
 from .notify import notify
 from .ports import PortError
@@ -154,6 +156,7 @@ def release(guest: str | None, everyone: bool, force: bool, socket_path: str | N
         missing_kib = released["missing_kib"]
         later = f"; {_mib(missing_kib)} more when there is room, or with --force" if missing_kib else ""
         click.echo(f"{released['name']}: released with {_mib(released['granted_kib'])}{later}")
+    _say_what_was_not_saved(answer)
 
 
 @cli.command()
@@ -161,8 +164,14 @@ def release(guest: str | None, everyone: bool, force: bool, socket_path: str | N
 @_socket_option
 def resume(guest: str, socket_path: str | None) -> None:
     """Manage GUEST again after `ballonet release`."""
-    _ask(socket_path, "resume", {"guest": guest})
+    answer = _ask(socket_path, "resume", {"guest": guest})
     click.echo(f"{guest}: managed again")
+    _say_what_was_not_saved(answer)
+
+
+def _say_what_was_not_saved(answer: dict[str, Any]) -> None:
+    if "not_saved" in answer:
+        _fail(f"done, but it ends with the coordinator: {answer['not_saved']}")
 
 
 def main() -> None:
@@ -193,9 +202,11 @@ async def _stop_on_signal(
 
 def _load(config: str) -> tuple[Settings, tuple[str, ...]]:
     """The settings and what is odd about them. Ends the program where they have faults, with every fault said."""
-    source = TomlSettings(config)
+    source = TomlSettings(config, ProcHostMemory(SystemClock()))
     try:
         return source.load(), source.warnings
+    except PortError as error:
+        _fail(str(error))
     except ConfigError as error:
         for fault in error.faults:
             click.echo(str(fault), err=True)

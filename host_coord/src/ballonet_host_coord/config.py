@@ -26,7 +26,9 @@ from typing import Any, NamedTuple
 
 from ballonet_protocol.units import parse_size
 
+from .booking import budget_kib
 from .model import GuestSettings, HostSettings, Settings, StopPolicy
+from .ports import HostMemory
 
 DEFAULT_PATH = "/etc/ballonet/coordinator.toml"
 MOST_SOCKET_PATH_BYTES = 107
@@ -62,23 +64,29 @@ class ConfigError(Exception):
 class TomlSettings:
     """The settings port over `path` and, beside it, `NAME.d/*.toml` in alphabetic order."""
 
-    def __init__(self, path: str | os.PathLike[str] = DEFAULT_PATH) -> None:
+    def __init__(self, path: str | os.PathLike[str] = DEFAULT_PATH, host: HostMemory | None = None) -> None:
+        """With a `host`, a budget that the settings leave to it is checked like one that they name."""
         self.path = Path(path)
+        self._host = host
         self.warnings: tuple[str, ...] = ()
         """What the last `load` found odd but usable."""
 
     def load(self) -> Settings:
-        """Read everything anew. Raises ConfigError with all faults; then `warnings` is as it was."""
+        """Read everything anew. Raises ConfigError with all faults; then `warnings` is as it was. PortError where the
+        host does not tell its memory."""
         files = [self.path, *sorted(self.path.with_suffix(".d").glob("*.toml"))]
         checker = _Checker()
         tree = _Tree(checker)
         for file in files:
             tree.merge(file)
         settings = _normalize(tree, checker)
-        _validate(settings, tree, checker)
+        total_kib = settings.host.budget_kib
+        if total_kib is None and self._host is not None:
+            total_kib = budget_kib(settings.host, self._host.facts())
+        _validate(settings, total_kib, tree, checker)
         if checker.faults:
             raise ConfigError(checker.faults)
-        self.warnings = tuple(_odd(settings))
+        self.warnings = tuple(_odd(settings, total_kib))
         return settings
 
 
@@ -262,9 +270,8 @@ def _values(tree: _Tree, section: _Section, table: _Table, checker: _Checker) ->
     for key, raw in tree.sections[section].items():
         if key not in table:
             hint = _did_you_mean(key, table)
-            checker.fault(
-                tree.file_of(section, key), f"{section} {key}", "", f"unknown{hint}; keys are {', '.join(table)}"
-            )
+            allowed = f"unknown{hint}; keys are {', '.join(table)}"
+            checker.fault(tree.file_of(section, key), f"{section} {key}", _toml(raw), allowed)
             continue
         attribute, read = table[key]
         try:
@@ -298,7 +305,7 @@ def _normalize(tree: _Tree, checker: _Checker) -> Settings:
 # --- validate -------------------------------------------------------------------------------------------
 
 
-def _validate(settings: Settings, tree: _Tree, checker: _Checker) -> None:
+def _validate(settings: Settings, total_kib: int | None, tree: _Tree, checker: _Checker) -> None:
     for guest in settings.guests:
         section = _Section("guest", guest.name)
 
@@ -313,13 +320,15 @@ def _validate(settings: Settings, tree: _Tree, checker: _Checker) -> None:
             checker.fault(*said("startup"), _exact(guest.startup_kib), allowed)
         elif guest.startup_kib > guest.maximum_kib:
             checker.fault(*said("startup"), _exact(guest.startup_kib), _at_most("maximum", guest.maximum_kib))
-    budget_kib = settings.host.budget_kib
     least_kib = least_budget_kib(settings)
-    if budget_kib is not None and budget_kib < least_kib:
+    if total_kib is not None and total_kib < least_kib:
         allowed = (
             f"allowed is at least {_exact(least_kib)}: the headroom, and of each guest the minimum and the overhead"
         )
-        checker.fault(tree.file_of(HOST, "budget"), "[host] budget", _exact(budget_kib), allowed)
+        stands = _exact(total_kib)
+        if settings.host.budget_kib is None:
+            stands += f" (not set: this host's memory less the reserve of {_exact(settings.host.reserve_kib)})"
+        checker.fault(tree.file_of(HOST, "budget"), "[host] budget", stands, allowed)
     _validate_sockets(settings, tree, checker)
 
 
@@ -342,16 +351,15 @@ def least_budget_kib(settings: Settings) -> int:
     return settings.host.headroom_kib + sum(guest.minimum_kib + guest.overhead_kib for guest in settings.guests)
 
 
-def _odd(settings: Settings) -> Iterable[str]:
+def _odd(settings: Settings, total_kib: int | None) -> Iterable[str]:
     if not settings.guests:
         yield "no guest is named: there is nothing to do; add [guest.NAME] sections"
-    budget_kib = settings.host.budget_kib
     for guest in settings.guests:
-        needs_kib = guest.startup_kib + guest.overhead_kib + settings.host.headroom_kib
-        if budget_kib is not None and needs_kib > budget_kib:
+        needs_kib = guest.maximum_kib + guest.overhead_kib + settings.host.headroom_kib
+        if total_kib is not None and needs_kib > total_kib:
             yield (
-                f"{_Section('guest', guest.name)} can never start: startup, overhead and headroom are "
-                f"{_exact(needs_kib)}, the budget is {_exact(budget_kib)}"
+                f"{_Section('guest', guest.name)} can never start where its RAM is its maximum: that, overhead and "
+                f"headroom are {_exact(needs_kib)}, the budget is {_exact(total_kib)}"
             )
 
 

@@ -17,29 +17,20 @@ from typing import Any
 import trio
 
 from .arbiter import one_iteration
-from .channel import AgentReports
+from .attendant import Attendant, describe
+from .booking import budget_kib
 from .guests import GuestRecord
 from .ledger import Ledger
 from .model import (
-    AskInflate,
     Command,
     Decision,
-    HostFacts,
     HostSnapshot,
     Residency,
-    RunState,
-    SetTarget,
     Settings,
     Snapshot,
-    StartVm,
-    StopPolicy,
-    TellDeflate,
-    UsageReport,
-    VmEventKind,
-    VmFacts,
-    Wish,
 )
-from .ports import Clock, HostMemory, Hypervisor, PortError, Recorder, StateStore, VmGone, VmPort
+from .overdraft import OverdraftWatch
+from .ports import Clock, HostMemory, Hypervisor, PortError, Recorder, StateStore
 from .session import AgentSession, Randomness
 from .snapshot import decision_to_json, snapshot_to_json
 from .summary import summarise
@@ -47,22 +38,8 @@ from .summary import summarise
 log = logging.getLogger("ballonet")
 
 DECIDE_EVERY_S = 1.0
-POLL_EVERY_S = 1.0
-POLL_MOVING_S = 0.25
-"""While a balloon moves its size is read four times a second: as often as its guest reports then."""
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
-CONNECT_RETRY_S = 1.0
-OVERDRAWN_ALARM_S = 60.0
-"""An excess that lasts a minute is not a boot any more: somebody must look."""
-QUEUE_MOST = 64
-NEW_SESSION_AFTER = (
-    VmEventKind.CHANNEL_OPEN,
-    VmEventKind.CHANNEL_CLOSED,
-    VmEventKind.RESUMED,
-    VmEventKind.MIGRATION,
-)
-"""What was said before holds no longer: another agent, another boot, or one that slept."""
 
 
 class Coordinator:
@@ -92,10 +69,10 @@ class Coordinator:
         self._state = state
         self._wake = trio.Event()
         self._urgent = False
-        self._overdrawn_since_s: float | None = None
+        self._overdraft = OverdraftWatch()
         self._attendants = {
-            guest.name: _Attendant(
-                GuestRecord(guest, AgentSession(randomness), self.ledger), hypervisor.vm(guest.name), self
+            guest.name: Attendant(
+                GuestRecord(guest, AgentSession(randomness), self.ledger, observe), hypervisor.vm(guest.name), self
             )
             for guest in settings.guests
         }
@@ -119,17 +96,26 @@ class Coordinator:
         self._urgent = self._urgent or urgent
         self._wake.set()
 
+    @property
+    def alarm(self) -> str:
+        """What an operator must be told; empty for nothing."""
+        return self._overdraft.alarm
+
     def now(self) -> float:
         return self.clock.now()
+
+    async def look(self, qemu_pid: int | None, ram_kib: int) -> None:
+        """Before `residency`: what takes long is read beside the loop."""
+        if qemu_pid is not None:
+            await self._host_memory.look(qemu_pid, ram_kib)
 
     def residency(self, qemu_pid: int | None, ram_kib: int) -> Residency | None:
         return self._host_memory.residency(qemu_pid, ram_kib) if qemu_pid is not None else None
 
-    def is_alive(self, vm: VmFacts) -> bool:
-        """Whether a machine whose monitor is silent may still hold memory. An unknown process counts as alive."""
-        if vm.ram_kib == 0:
-            return False
-        return vm.qemu_pid is None or self._host_memory.is_alive(vm.qemu_pid)
+    def is_alive(self, qemu_pid: int | None, nobody_listens: bool) -> bool:
+        """Whether a machine whose monitor is silent may still hold memory. An unknown process counts as alive until
+        nobody listens."""
+        return not nobody_listens if qemu_pid is None else self._host_memory.is_alive(qemu_pid)
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -162,8 +148,10 @@ class Coordinator:
         for command in commands:
             log.info("%s: %s", command.guest, describe(command))
             self._attendants[command.guest].order(command)
-        for attendant in self._attendants.values():
+        for name, attendant in self._attendants.items():
             attendant.record.note_taken_back(now_s)
+            if lowered_kib := self.ledger.lowered_kib(name):
+                log.warning("%s: another mover made it smaller by %d MiB", name, lowered_kib // 1024)
         self._watch_overdraft(decision, now_s)
         if self._recorder is not None:
             value = {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
@@ -176,23 +164,20 @@ class Coordinator:
         facts = self._host_memory.facts()
         return Snapshot(
             now_s=now_s,
-            host=HostSnapshot(budget_kib(self.settings, facts), self.settings.host.headroom_kib, facts),
+            host=HostSnapshot(budget_kib(self.settings.host, facts), self.settings.host.headroom_kib, facts),
             guests=tuple(attendant.record.snapshot(now_s) for attendant in self._attendants.values()),
             observe=self.observe,
         )
 
     def _watch_overdraft(self, decision: Decision, now_s: float) -> None:
-        if not decision.overdrawn_kib:
-            if self._overdrawn_since_s is not None:
-                log.warning("overdraft over after %.0f s", now_s - self._overdrawn_since_s)
-            self._overdrawn_since_s = None
-        elif self._overdrawn_since_s is None:
-            self._overdrawn_since_s = now_s
-            log.warning("OVERDRAWN by %d MiB: %s", decision.overdrawn_kib // 1024, decision.overdrawn_cause)
+        calm = not self._overdraft.alarm
+        if said := self._overdraft.turn(decision.overdrawn_kib, decision.overdrawn_cause, now_s):
+            log.log(logging.ERROR if calm and self._overdraft.alarm else logging.WARNING, "%s", said)
 
     async def _stop(self) -> None:
-        for attendant in self._attendants.values():
-            await attendant.stop(self.settings.host.stop_policy, self.observe)
+        async with trio.open_nursery() as nursery:
+            for attendant in self._attendants.values():
+                nursery.start_soon(attendant.stop, self.settings.host.stop_policy, self.observe)
 
     # --- the operator ------------------------------------------------------------------------------------
 
@@ -214,11 +199,7 @@ class Coordinator:
         assert self.snapshot is not None
         assert self.decision is not None
         details = {name: attendant.record.detail for name, attendant in self._attendants.items()}
-        overdrawn_s = None if self._overdrawn_since_s is None else self.snapshot.now_s - self._overdrawn_since_s
-        alarm = ""
-        if overdrawn_s is not None and overdrawn_s >= OVERDRAWN_ALARM_S:
-            alarm = f"overdrawn for {overdrawn_s:.0f} s"
-        return summarise(self.snapshot, self.decision, details, alarm)
+        return summarise(self.snapshot, self.decision, details, self.alarm)
 
     async def _handle_release(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if self.observe:
@@ -227,7 +208,6 @@ class Coordinator:
         names = list(self._attendants) if arguments.get("all") else [self._known(arguments)]
         now_s = self.clock.now()
         for name in names:
-            self._state.put(f"released:{name}", True)
             self._attendants[name].record.released = True
             if force and (command := self.ledger.force(name, self._attendants[name].record.vm)):
                 self._attendants[name].order(command)
@@ -240,187 +220,29 @@ class Coordinator:
             answers.append(
                 {"name": name, "ram_kib": vm.ram_kib, "granted_kib": granted_kib, "missing_kib": missing_kib}
             )
-        return {"guests": answers}
+        return {"guests": answers, **self._save(names, released=True)}
 
     async def _handle_resume(self, arguments: dict[str, Any]) -> dict[str, Any]:
         name = self._known(arguments)
-        self._state.delete(f"released:{name}")
         self._attendants[name].record.released = False
         self.wake()
-        return {"name": name}
+        return {"name": name, **self._save([name], released=False)}
+
+    def _save(self, names: list[str], released: bool) -> dict[str, Any]:
+        """What the operator wants has been done; where it will not outlive a restart that is said."""
+        try:
+            for name in names:
+                if released:
+                    self._state.put(f"released:{name}", True)
+                else:
+                    self._state.delete(f"released:{name}")
+        except PortError as error:
+            log.error("%s", error)
+            return {"not_saved": str(error)}
+        return {}
 
     def _known(self, arguments: dict[str, Any]) -> str:
         name = arguments.get("guest")
         if not isinstance(name, str) or name not in self._attendants:
             raise LookupError(f"no guest {name!r}; known: {', '.join(self._attendants) or 'none'}")
         return name
-
-
-class _Attendant:
-    """Everything that waits for one guest: its connection, events, channel and commands."""
-
-    def __init__(self, record: GuestRecord, vm: VmPort, coordinator: Coordinator) -> None:
-        self.record = record
-        self._vm = vm
-        self._coordinator = coordinator
-        self._orders: list[Command] = []
-        self._ordered = trio.Event()
-        self._poll_now = trio.Event()
-        self._reports: AgentReports | None = None
-
-    def order(self, command: Command) -> None:
-        """Queue a command. A newer target replaces one that was not carried out yet."""
-        if isinstance(command, SetTarget):
-            self._orders = [order for order in self._orders if not isinstance(order, SetTarget)]
-        if len(self._orders) < QUEUE_MOST:
-            self._orders.append(command)
-        self._ordered.set()
-
-    async def run(self) -> None:
-        try:
-            while True:
-                try:
-                    await self._vm.connect()
-                    self._orders.clear()
-                    await self._read_vm()
-                    await self._attend()
-                except PortError as exc:
-                    self._lost(str(exc))
-                self.record.session.detached("its hypervisor is away")
-                self._coordinator.wake()
-                await trio.sleep(CONNECT_RETRY_S)
-        finally:
-            # Not before: a connection that is only slow is kept, with the events that wait in it.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self._vm.aclose()
-
-    async def stop(self, policy: StopPolicy, observe: bool) -> None:
-        if policy is StopPolicy.DEFLATE and not observe and self.record.vm.run_state is RunState.RUNNING:
-            try:
-                await self._vm.connect()
-                await self._vm.set_target(self.record.vm.ram_kib)
-            except PortError as exc:
-                log.warning("%s: could not be deflated on stop: %s", self.record.name, exc)
-            finally:
-                await self._vm.aclose()
-
-    async def _attend(self) -> None:
-        """Run this guest's tasks until its hypervisor goes away."""
-        self._reports = AgentReports(
-            self._vm, self.record.session, self._coordinator.clock, lambda: self.record.vm.ram_kib
-        )
-        gone: list[PortError] = []
-        async with trio.open_nursery() as nursery:
-
-            async def until_gone(task: Callable[[], Awaitable[None]]) -> None:
-                try:
-                    await task()
-                except PortError as exc:
-                    gone.append(exc)
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(until_gone, self._poll)
-            nursery.start_soon(until_gone, self._watch_events)
-            nursery.start_soon(until_gone, self._carry_out)
-            nursery.start_soon(self._reports.run, self)
-        if gone:
-            raise gone[0]
-
-    async def _read_vm(self) -> None:
-        vm = await self._vm.facts()
-        now_s = self._coordinator.now()
-        startup = self.record.vm_read(vm, self._coordinator.residency(vm.qemu_pid, vm.ram_kib), now_s)
-        if startup is not None and not self._coordinator.observe:
-            log.info("%s: %s", self.record.name, describe(startup))
-            self.order(startup)
-
-    async def _poll(self) -> None:
-        while True:
-            moving = self._coordinator.ledger.is_moving(self.record.name)
-            self._poll_now = trio.Event()
-            with trio.move_on_after(POLL_MOVING_S if moving else POLL_EVERY_S):
-                await self._poll_now.wait()
-            await self._read_vm()
-            if moving:
-                self._coordinator.wake()
-
-    async def _watch_events(self) -> None:
-        while True:
-            event = await self._vm.next_event()
-            if event.kind is VmEventKind.GONE:
-                raise VmGone("its hypervisor ended the connection")
-            if event.kind in NEW_SESSION_AFTER:
-                self.record.session.renewed(self.record.vm.ram_kib, self._coordinator.now())
-                if self._reports is not None:
-                    self._reports.wake()
-            self._poll_now.set()
-
-    async def _carry_out(self) -> None:
-        while True:
-            while self._orders:
-                await self._execute(self._orders.pop(0))
-            self._ordered = trio.Event()
-            if not self._orders:
-                await self._ordered.wait()
-
-    async def _execute(self, command: Command) -> None:
-        now_s = self._coordinator.now()
-        session = self.record.session
-        try:
-            if isinstance(command, SetTarget):
-                await self._vm.set_target(command.target_kib)
-                self._poll_now.set()
-            elif isinstance(command, StartVm):
-                await self._vm.start()
-                self._poll_now.set()
-            elif isinstance(command, AskInflate):
-                session.ask_inflate(
-                    command.gen, command.target_kib, command.floor_kib, command.rate_kib_per_s, now_s
-                )
-            elif isinstance(command, TellDeflate):
-                session.tell_deflate(command.gen, command.target_kib, now_s)
-        except VmGone:
-            raise
-        except PortError as exc:
-            log.warning("%s: %s failed: %s", command.guest, describe(command), exc)
-            self.record.detail = str(exc)
-        if self._reports is not None:
-            self._reports.wake()
-
-    def _lost(self, detail: str) -> None:
-        vm = self.record.vm
-        was_there = vm.run_state not in (RunState.ABSENT, RunState.UNREACHABLE)
-        residency = self._coordinator.residency(vm.qemu_pid, vm.ram_kib)
-        self.record.vm_lost(self._coordinator.is_alive(vm), detail, residency)
-        if was_there:
-            log.warning("%s: %s", self.record.name, detail)
-
-    # --- as a report sink --------------------------------------------------------------------------------
-
-    def reported(self, report: UsageReport) -> None:
-        self.record.reported(report)
-        if self._coordinator.ledger.is_moving(self.record.name):
-            self._coordinator.wake()
-
-    def wished(self, wish: Wish) -> None:
-        self.record.wished(wish)
-        self._coordinator.wake(urgent=True)
-
-
-def budget_kib(settings: Settings, facts: HostFacts) -> int:
-    """What all guests together may be promised: as set, or the host's memory (our cgroup's limit) less the reserve."""
-    if settings.host.budget_kib is not None:
-        return settings.host.budget_kib
-    total_kib = min(facts.total_kib, facts.cgroup_limit_kib or facts.total_kib)
-    return max(0, total_kib - settings.host.reserve_kib)
-
-
-def describe(command: Command) -> str:
-    """One command as a line for the journal."""
-    if isinstance(command, SetTarget):
-        return f"balloon target {command.target_kib // 1024} MiB ({command.why})"
-    if isinstance(command, AskInflate):
-        return f"asks to shrink to {command.target_kib // 1024} MiB, gen {command.gen} ({command.why})"
-    if isinstance(command, TellDeflate):
-        return f"grants {command.target_kib // 1024} MiB, gen {command.gen} ({command.why})"
-    return f"starts ({command.why})"

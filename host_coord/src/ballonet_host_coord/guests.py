@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ballonet_protocol.limits import SETTLING_S
+
 from .booking import book, boot_answered
 from .demand import Estimate, demand_at, observe, remember
 from .ledger import Ledger
@@ -36,14 +38,17 @@ TAKEN_BACK_SEVERITY = 2
 class GuestRecord:
     """One guest. `vm_read`, `vm_lost`, `reported` and `wished` are the ways in, `snapshot` the way out."""
 
-    def __init__(self, settings: GuestSettings, session: AgentSession, ledger: Ledger) -> None:
+    def __init__(self, settings: GuestSettings, session: AgentSession, ledger: Ledger, observe: bool = False
+    ) -> None:
         self.settings = settings
         self.session = session
         self._ledger = ledger
+        self._observe = observe
         self.vm = VmFacts(RunState.ABSENT)
         self.residency: Residency | None = None
         self.released = False
         self.detail = "not seen yet"
+        self._unseen = True
         self._seen = False
         self._answered = False
         self._ran_s = float("-inf")
@@ -63,8 +68,10 @@ class GuestRecord:
     def vm_read(self, vm: VmFacts, residency: Residency | None, now_s: float) -> SetTarget | None:
         """Take what the hypervisor and the host's kernel say. A new boot may want its startup target set."""
         command = None
+        # The guest writes `actual`: it is held within what a size can be before anything counts with it (I8).
+        vm = replace(vm, actual_kib=min(max(0, vm.actual_kib), vm.ram_kib))
         if not self._seen or vm.boot != self.vm.boot:
-            adopted = self._goes_on(vm)
+            adopted = self._observe or self._goes_on(vm, now_s)
             self._forget_boot()
             if self._seen:
                 self.session.renewed(vm.ram_kib, now_s)
@@ -72,25 +79,30 @@ class GuestRecord:
             command = self._ledger.began_boot(self.name, vm.boot, startup_kib, adopted)
         if self.vm.run_state is RunState.PRELAUNCH and vm.run_state is RunState.RUNNING:
             self._ran_s = now_s
-        self._seen = True
+        self._seen, self._unseen = True, False
         self.vm = replace(vm, boot_began_s=max(vm.boot_began_s, self._ran_s))
         self.residency = residency
-        self.detail = ""
+        unwatched = residency is None and vm.run_state is not RunState.SHUTDOWN
+        self.detail = "residency unknown: booked by its balloon's word alone" if unwatched else ""
         self._answered = self._answered or boot_answered(self.vm, self._agent_report())
         self._take_statistics(now_s)
         return command
 
-    def vm_lost(self, alive: bool, detail: str, residency: Residency | None = None) -> None:
-        """The hypervisor stopped answering. A process that is still there stays booked as it was."""
+    def vm_lost(
+        self, alive: bool, detail: str, residency: Residency | None = None, qemu_pid: int | None = None
+    ) -> None:
+        """The hypervisor does not answer. A process that is still there stays booked as it was; another one
+        (`qemu_pid`) that has not answered yet is booked without a word of its own."""
         self.detail = detail
+        self._unseen = False
+        if not alive or (qemu_pid is not None and qemu_pid != self.vm.qemu_pid):
+            self._forget_boot()
+            self._ledger.forget(self.name)
+            self.residency = None
+            self.vm = VmFacts(RunState.ABSENT, boot=self.vm.boot)
         if alive:
-            self.vm = replace(self.vm, run_state=RunState.UNREACHABLE)
+            self.vm = replace(self.vm, run_state=RunState.UNREACHABLE, qemu_pid=qemu_pid or self.vm.qemu_pid)
             self.residency = residency or self.residency  # the kernel answers for a monitor that does not (I8)
-            return
-        self._forget_boot()
-        self._ledger.forget(self.name)
-        self.residency = None
-        self.vm = VmFacts(RunState.ABSENT, boot=self.vm.boot)
 
     def reported(self, report: UsageReport) -> None:
         """Fold a report in (both sources come through here)."""
@@ -139,6 +151,8 @@ class GuestRecord:
             stuck_since_s=self._ledger.stuck_since_s(self.name),
             retried=self._ledger.retries(self.name, now_s),
             refuses=self._ledger.refuses(self.name),
+            forced=self._ledger.is_forced(self.name),
+            unseen=self._unseen,
             waiting_to_start=(
                 self.vm.run_state is RunState.PRELAUNCH and self.settings.start_when_it_fits and not started
             ),
@@ -146,14 +160,16 @@ class GuestRecord:
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    def _goes_on(self, vm: VmFacts) -> bool:
+    def _goes_on(self, vm: VmFacts, now_s: float) -> bool:
         """Whether a machine seen anew may have run for long: a startup target would be a blind shrink (I3)."""
         if vm.run_state is RunState.PRELAUNCH:
             return False
-        same_process = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
-        reconnected = self.vm.run_state is RunState.UNREACHABLE and same_process
-        arrived = RunState.MIGRATING in (self.vm.run_state, vm.run_state)
-        return not self._seen or reconnected or arrived
+        if RunState.MIGRATING in (self.vm.run_state, vm.run_state):
+            return True
+        if vm.qemu_pid is None:  # its age cannot be told: only a reset or an end that we saw makes it a new one
+            return not self._seen or self.vm.run_state is RunState.UNREACHABLE
+        same_boot = vm.qemu_pid == self.vm.qemu_pid and vm.boot_began_s <= self.vm.boot_began_s
+        return (self._seen and same_boot) or now_s - vm.boot_began_s >= SETTLING_S
 
     def _forget_boot(self) -> None:
         self._ran_s = float("-inf")

@@ -2,22 +2,27 @@
 
 `/proc/PID/status` is cheap (some 40 us) and is read each time. `smaps` says which part of it is the guest's. It has
 some 500 mappings, 25 ms' worth on a busy host, and the kernel walks the guest's page tables for it, which takes a good
-part of a second for 100 GiB in 4 KiB pages. So it is read only when its age or the movement since then make it worth
-while, and for no more than `SMAPS_SHARE` of the time. Between two readings what moves is counted as the guest's,
-since QEMU's own hardly moves.
+part of a second for 100 GiB in 4 KiB pages. So it is read in a thread, only when its age or the movement since then
+make it worth while, and for no more than `SMAPS_SHARE` of the time. Between two readings what moves is counted as
+the guest's, since QEMU's own hardly moves.
 
 Every file but meminfo is optional: PSI and cgroups may be missing, a process may end while it is read.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass
 
+import trio
+
 from .model import HostFacts, Residency
 from .ports import Clock, PortError
-from .residency import guest_ram, parse_smaps, parse_status, split
+from .residency import Mapping, ProcessMemory, guest_ram, parse_smaps, parse_status, split
+
+log = logging.getLogger("ballonet")
 
 SMAPS_AGE_S = 10.0
 """QEMU's own memory creeps; a reading this old is replaced."""
@@ -47,6 +52,7 @@ class ProcHostMemory:
         self._clock = clock
         self._root = proc_root
         self._seen: dict[int, _Seen] = {}
+        self._one_at_a_time = trio.CapacityLimiter(1)
 
     def facts(self) -> HostFacts:
         """Raises PortError where there is no meminfo."""
@@ -65,34 +71,71 @@ class ProcHostMemory:
             read_s=self._clock.now(),
         )
 
-    def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
+    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+        """Read smaps where that is worth while, in a thread: the loop goes on meanwhile. One is read at a time."""
         now_s = self._clock.now()
+        process, began_ticks = self._process(qemu_pid, ram_kib)
+        if process is None:
+            return
+        seen = self._known(qemu_pid, ram_kib, began_ticks)
+        if seen is not None and not self._worth_while(seen, process.held_kib, now_s):
+            return
+        # Read once more in the thread: status and smaps are to be of one moment, however long it waits for its turn.
+        process, ram, took_s = await trio.to_thread.run_sync(
+            self._look, qemu_pid, ram_kib, limiter=self._one_at_a_time, abandon_on_cancel=True
+        )
+        if process is None:
+            return
+        guest_kib, overhead_kib = split(process, ram, ram_kib)
+        self._forget(now_s)
+        next_s = now_s + took_s * len(self._seen.keys() | {qemu_pid}) / SMAPS_SHARE
+        self._seen[qemu_pid] = _Seen(began_ticks, ram_kib, process.held_kib, guest_kib, overhead_kib, now_s, next_s)
+
+    def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
+        """By the last `look`. Before the first, all that the process holds counts as its guest's."""
+        process, began_ticks = self._process(qemu_pid, ram_kib)
+        if process is None:
+            self._seen.pop(qemu_pid, None)
+            return None
+        seen = self._known(qemu_pid, ram_kib, began_ticks)
+        if seen is None:
+            guest_kib, overhead_kib = split(process, None, ram_kib)
+        else:
+            moved_kib = process.held_kib - seen.held_kib
+            guest_kib = min(max(0, seen.guest_kib + moved_kib), ram_kib)
+            overhead_kib = max(0, seen.overhead_kib + seen.guest_kib + moved_kib - guest_kib)
+        return Residency(resident_kib=guest_kib, overhead_kib=overhead_kib, read_s=self._clock.now())
+
+    def _process(self, qemu_pid: int, ram_kib: int) -> tuple[ProcessMemory | None, int]:
+        """What the process holds and when it began. None where it is gone, may not be read or is not QEMU."""
         try:
             process = parse_status(_read(f"{self._root}/{qemu_pid}/status"))
             began_ticks = _began_ticks(_read(f"{self._root}/{qemu_pid}/stat"))
-            # Whoever has less address space than the guest has RAM is not its QEMU.
-            if process is None or process.size_kib < ram_kib:
-                self._seen.pop(qemu_pid, None)
-                return None
-            seen = self._seen.get(qemu_pid)
-            if seen is not None and (seen.began_ticks, seen.ram_kib) != (began_ticks, ram_kib):
-                seen = None
-            if seen is None or self._worth_while(seen, process.held_kib, now_s):
-                began_s = time.perf_counter()
-                ram = guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
-                guest_kib, overhead_kib = split(process, ram, ram_kib)
-                self._forget(now_s)
-                guests = len(self._seen.keys() | {qemu_pid})
-                next_s = now_s + (time.perf_counter() - began_s) * guests / SMAPS_SHARE
-                seen = _Seen(began_ticks, ram_kib, process.held_kib, guest_kib, overhead_kib, now_s, next_s)
-                self._seen[qemu_pid] = seen
         except (OSError, ValueError, IndexError):
-            self._seen.pop(qemu_pid, None)
-            return None
-        moved_kib = process.held_kib - seen.held_kib
-        guest_kib = min(max(0, seen.guest_kib + moved_kib), ram_kib)
-        overhead_kib = max(0, seen.overhead_kib + seen.guest_kib + moved_kib - guest_kib)
-        return Residency(resident_kib=guest_kib, overhead_kib=overhead_kib, read_s=now_s)
+            return None, 0
+        # Whoever has less address space than the guest has RAM is not its QEMU.
+        too_small = process is not None and process.size_kib < ram_kib
+        return (None if too_small else process), began_ticks
+
+    def _known(self, qemu_pid: int, ram_kib: int, began_ticks: int) -> _Seen | None:
+        seen = self._seen.get(qemu_pid)
+        return seen if seen is not None and (seen.began_ticks, seen.ram_kib) == (began_ticks, ram_kib) else None
+
+    def _look(self, qemu_pid: int, ram_kib: int) -> tuple[ProcessMemory | None, Mapping | None, float]:
+        """In a thread: what the process holds, its guest's RAM, and the seconds that it took.
+
+        smaps may not be read by a coordinator that is neither root nor QEMU's user. Then all that the process holds
+        counts as the guest's, which is too much and never too little.
+        """
+        began_s = time.perf_counter()
+        process, _ = self._process(qemu_pid, ram_kib)
+        ram = None
+        try:
+            ram = guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
+        except OSError as error:
+            if qemu_pid not in self._seen:
+                log.warning("smaps of process %d: %s; all it holds counts as its guest's", qemu_pid, error.strerror)
+        return process, ram, time.perf_counter() - began_s
 
     def is_alive(self, qemu_pid: int) -> bool:
         """Whether the process is there and has memory: a zombie has none, a later process of that number is another."""

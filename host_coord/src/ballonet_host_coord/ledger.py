@@ -12,7 +12,12 @@ A **shrink** goes through four doors, each of which can close::
 
 It ends when the goal is reached, when consent expires or is overtaken by a DEMAND, when the guest blames the move
 (I9: the last step is returned), or when `actual` makes no progress for `STUCK_S`. Whenever it ends early, the
-hypervisor's target is set to the size reached, since virtio-balloon would go on trying for ever.
+hypervisor's target is set to the size reached, since virtio-balloon would go on trying for ever; not below the
+guest's floor, though, as far as that is promised already or there is room (I2). An agent is told of a target above its
+guest's size, whoever asked for it: it would take the memory for its own act otherwise.
+
+A balloon **at rest** moves by somebody else's act. Upward the guest helped itself; downward there is another mover,
+whose target is in force at the hypervisor now: it is taken over, said, and a guest that is short is granted anew.
 
 A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
 show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
@@ -23,9 +28,8 @@ A **boot** (start, reset) sets the startup target before the driver asks for it;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .arbiter import fresh_for_s
+from .booking import affordable_kib, booked_at_kib
 from .demand import WISH_FRESH_S
 from .model import (
     AskInflate,
@@ -41,10 +45,9 @@ from .model import (
     StartVm,
     TellDeflate,
     VmFacts,
+    Wish,
 )
-
-ARRIVED_KIB = 1024
-"""`actual` within 1 MiB of the target has arrived: drivers move whole chunks of 256 pages."""
+from .move import ARRIVED_KIB, BACK_OFF_S, RETRY_S, STUCK_S, Move
 
 WORTHWHILE_LEAST_KIB = 16384
 WORTHWHILE_RATIO = 0.03
@@ -63,15 +66,6 @@ follow before the next, so a wrong step is noticed before it is repeated."""
 SHRINK_RATE_KIB_PER_S = 524288
 """What the agent is told to expect at most: two steps of 64 MiB in each of its fastest report periods (250 ms)."""
 
-STUCK_S = 5.0
-"""No progress of `actual` for 5 s: the move ends and the guest is marked (squeezed's figure)."""
-
-RETRY_S = 30.0
-"""A guest whose balloon did not follow is tried again after this; its books never depended on it."""
-
-BACK_OFF_S = 10.0
-"""After an objection, a standstill or silence, the guest is left alone this long before it is asked again."""
-
 ASK_AGAIN_S = 2.0
 """After a refusal or a clamp: what the agent minds (a stall of its own) passes in seconds, and asking is one frame."""
 
@@ -83,40 +77,6 @@ ASK_LOST_S = 4.0
 
 START_LOST_S = 10.0
 """A machine that still waits this long after it was told to run is told again."""
-
-SELF_TAKEN_KIB = 4096
-"""`actual` above a target it had reached, by more than this: the guest took memory back by itself."""
-
-
-@dataclass(slots=True)
-class Move:
-    """What the ledger knows of one guest's balloon."""
-
-    boot: int
-    target_kib: int | None = None
-    """The target in force at the hypervisor. None: not set by us in this boot."""
-    arrived: bool = True
-    gen: int = 0
-    asked_kib: int | None = None
-    """The goal of the INFLATE with the newest `gen`, while it is asked or consented to."""
-    asked_s: float = 0.0
-    stepped_s: float = 0.0
-    stepped_from_kib: int = 0
-    consented: bool = False
-    """The step under way needs the agent's consent as long as it lasts."""
-    squeezed_s: float = float("-inf")
-    """When a shrink of ours was last seen under way."""
-    away_kib: int = 0
-    progress_s: float = 0.0
-    """When `actual` last came nearer to the target; 0 while nothing is under way."""
-    leave_until_s: float = 0.0
-    stuck_since_s: float | None = None
-    stuck_at_kib: int = 0
-    stuck_growing: bool = False
-    """It was a grant that the balloon did not follow."""
-    refuses: bool = False
-    started_s: float | None = None
-    taken_back_kib: int = 0
 
 
 class Ledger:
@@ -161,6 +121,11 @@ class Ledger:
         move = self._moves.get(name)
         return move.taken_back_kib if move else 0
 
+    def lowered_kib(self, name: str) -> int:
+        """By how much another mover made the guest smaller, seen at the last step; 0 for none."""
+        move = self._moves.get(name)
+        return move.lowered_kib if move else 0
+
     def began_boot(self, name: str, vm_boot: int, startup_kib: int, adopted: bool) -> SetTarget | None:
         """A boot was seen. A machine that goes on is adopted as it is; any other gets its startup target.
 
@@ -175,7 +140,7 @@ class Ledger:
         self._moves[name] = Move(boot=vm_boot, gen=move.gen if move else 0)
         if adopted:
             return None
-        self._head_for(self._moves[name], startup_kib)
+        self._moves[name].head_for(startup_kib)
         return SetTarget(name, startup_kib, "startup memory, set before the driver asks for it")
 
     def was_started(self, name: str, now_s: float) -> bool:
@@ -190,8 +155,21 @@ class Ledger:
             return None
         move.asked_kib = None
         move.stepped_s = 0.0
-        self._head_for(move, vm.ram_kib)
+        move.head_for(vm.ram_kib)
+        move.forced = True
         return SetTarget(name, vm.ram_kib, "released beyond the budget by the operator")
+
+    def is_forced(self, name: str) -> bool:
+        """The operator gave it what it has, whatever the budget says."""
+        move = self._moves.get(name)
+        return move is not None and move.forced
+
+    def target_failed(self, name: str) -> None:
+        """The hypervisor did not take a target. A move that stands still ends by itself; a machine that waits for its
+        first instruction is not started without its startup target."""
+        if move := self._moves.get(name):
+            move.failed = True
+            move.started_s = None
 
     def forget(self, name: str) -> None:
         """The machine is gone, and its memory with it."""
@@ -203,57 +181,68 @@ class Ledger:
         commands: list[Command] = []
         decided = {guest.name: guest for guest in decision.guests}
         room_kib = snapshot.host.budget_kib - snapshot.booked_kib
+        if any(guest.unseen for guest in snapshot.guests):
+            room_kib = min(room_kib, 0)  # what nobody has looked at is not booked yet, and may be large
         short = {
             guest.name
             for guest in snapshot.guests
             if guest.demand is not None
-            and guest.booking.assigned_kib < min(guest.demand.demand_kib, guest.settings.maximum_kib)
+            and guest.given_kib < min(guest.demand.demand_kib, guest.settings.maximum_kib)
         }
+        needed = _is_needed(snapshot, room_kib)
         for guest in snapshot.guests:
             move = self._moves.get(guest.name)
             if move is None or guest.vm.run_state is not RunState.RUNNING:
                 continue
-            command: Command | None = self._follow(guest, move, room_kib, now_s)
-            if isinstance(command, SetTarget):
-                room_kib -= max(0, command.target_kib - guest.booking.assigned_kib)
+            choice = decided[guest.name]
+            order = self._follow(guest, move, choice.floor_kib, room_kib, now_s)
+            if order is not None:
+                room_kib -= max(0, booked_at_kib(guest, order.target_kib) - guest.booking.assigned_kib)
+                commands += self._told(guest, move, order)
             elif not guest.booking.claimed:
-                command = self._free(guest, decided[guest.name], move, now_s, bool(short - {guest.name}))
-            if command is not None:
-                commands.append(command)
+                scarce = needed or bool(short - {guest.name})
+                command = self._free(guest, choice, move, now_s, scarce)
+                if command is not None:
+                    commands.append(command)
         grants, room_kib = self._allocate(snapshot, decided, room_kib)
         return commands + grants + self._start(snapshot, room_kib)
 
     # --- following ---------------------------------------------------------------------------------------
 
-    def _follow(self, guest: GuestSnapshot, move: Move, room_kib: int, now_s: float) -> SetTarget | None:
-        """Notice objections, arrival, progress, standstill, and memory that was taken back."""
+    def _follow(
+        self, guest: GuestSnapshot, move: Move, floor_kib: int, room_kib: int, now_s: float
+    ) -> SetTarget | None:
+        """Notice objections, arrival, progress, standstill, and what was done to the balloon by others."""
         actual_kib = guest.vm.actual_kib
-        move.taken_back_kib = 0
+        least_kib = max(actual_kib, min(floor_kib, affordable_kib(guest, room_kib)))
+        move.taken_back_kib = move.lowered_kib = 0
         if move.target_kib is None or guest.booking.claimed:
             return None
         if move.stepped_s and not move.arrived:
             move.squeezed_s = now_s
-        if move.stepped_s and guest.wish is not None and guest.wish.arrived_s > move.stepped_s:
-            if guest.wish.gen is not None and guest.wish.gen == move.gen:
-                return self._return_step(guest, move, room_kib, now_s)
+        wish = _standing_wish(guest, move)
+        if move.stepped_s and wish is not None and wish.arrived_s > move.stepped_s:
+            if wish.gen is not None:
+                return self._return_step(guest, move, least_kib, room_kib, now_s)
             if not move.arrived or move.asked_kib is not None:
-                return self._stop(guest, move, now_s, "the guest asks for memory: its shrink ends here")
+                why = "the guest asks for memory: its shrink ends here"
+                return self._stop(guest, move, least_kib, now_s, why)
         moved_kib = actual_kib - move.stuck_at_kib if move.stuck_growing else move.stuck_at_kib - actual_kib
         if move.stuck_since_s is not None and moved_kib > ARRIVED_KIB:
             move.stuck_since_s = None
         if abs(actual_kib - move.target_kib) <= ARRIVED_KIB:
-            move.arrived = True
+            move.rest_at(actual_kib)
             return None
         if not move.arrived:
             if move.consented and not _stands(guest.agent.consent, move, now_s):
-                return self._stop(guest, move, now_s, "the agent's consent has ended: its shrink ends here")
-            return self._watch(guest, move, now_s)
-        if actual_kib > move.target_kib + SELF_TAKEN_KIB:
-            move.taken_back_kib = actual_kib - move.target_kib
-            return self._stop(guest, move, now_s, "took memory back by itself: its target becomes its size")
+                return self._stop(guest, move, least_kib, now_s, "the agent's consent has ended: its shrink ends here")
+            return self._watch(guest, move, least_kib, now_s)
+        move.look_at_rest(actual_kib, now_s)
+        if move.taken_back_kib:
+            return self._stop(guest, move, least_kib, now_s, "took memory back by itself: its target becomes its size")
         return None
 
-    def _watch(self, guest: GuestSnapshot, move: Move, now_s: float) -> SetTarget | None:
+    def _watch(self, guest: GuestSnapshot, move: Move, least_kib: int, now_s: float) -> SetTarget | None:
         """A move is under way: is `actual` coming nearer to the target?"""
         assert move.target_kib is not None
         away_kib = abs(guest.vm.actual_kib - move.target_kib)
@@ -266,39 +255,36 @@ class Ledger:
             move.stuck_since_s = move.progress_s
         move.stuck_at_kib = guest.vm.actual_kib
         move.stuck_growing = move.target_kib > guest.vm.actual_kib
-        stop = self._stop(guest, move, now_s, f"its balloon has not followed for {STUCK_S:.0f} s")
+        stop = self._stop(guest, move, least_kib, now_s, f"its balloon has not followed for {STUCK_S:.0f} s")
         move.leave_until_s = now_s + RETRY_S
         return stop
 
-    def _stop(self, guest: GuestSnapshot, move: Move, now_s: float, why: str) -> SetTarget:
-        """End a move where it stands: the target becomes the size reached."""
-        move.asked_kib = None
-        move.stepped_s = 0.0
-        move.refuses = True
-        move.leave_until_s = max(move.leave_until_s, now_s + BACK_OFF_S)
-        move.target_kib = guest.vm.actual_kib
-        move.arrived = True
-        return SetTarget(guest.name, guest.vm.actual_kib, why)
+    @staticmethod
+    def _stop(guest: GuestSnapshot, move: Move, least_kib: int, now_s: float, why: str) -> SetTarget:
+        """End a move where it stands: the target becomes the size reached, or its floor."""
+        move.stop(guest.vm.actual_kib, least_kib, now_s)
+        return SetTarget(guest.name, least_kib, why)
 
-    def _return_step(self, guest: GuestSnapshot, move: Move, room_kib: int, now_s: float) -> SetTarget:
+    @staticmethod
+    def _return_step(guest: GuestSnapshot, move: Move, least_kib: int, room_kib: int, now_s: float) -> SetTarget:
         """I9: the guest blames this move; stop it and give its last step back, as far as there is room (I1)."""
-        most_kib = guest.booking.assigned_kib + max(0, room_kib)
-        back_kib = max(guest.vm.actual_kib, min(move.stepped_from_kib, most_kib))
-        self._stop(guest, move, now_s, "")
-        self._head_for(move, back_kib)
+        back_kib = max(least_kib, min(move.stepped_from_kib, affordable_kib(guest, room_kib)))
+        move.stop(guest.vm.actual_kib, back_kib, now_s)
+        move.head_for(back_kib)
         return SetTarget(guest.name, back_kib, "the inflation hurts: stopped, its last step returned")
 
     @staticmethod
-    def _head_for(move: Move, target_kib: int) -> None:
-        move.target_kib = target_kib
-        move.arrived = False
-        move.consented = False
-        move.progress_s = 0.0
+    def _told(guest: GuestSnapshot, move: Move, order: SetTarget) -> list[Command]:
+        """A target and, where it is above the guest's size, the word to its agent."""
+        if guest.agent.link is not LinkState.LIVE or order.target_kib <= guest.vm.actual_kib:
+            return [order]
+        move.gen += 1
+        return [order, TellDeflate(guest.name, move.gen, order.target_kib, order.why)]
 
     # --- freeing -----------------------------------------------------------------------------------------
 
     def _free(
-        self, guest: GuestSnapshot, decided: GuestDecision, move: Move, now_s: float, others_short: bool
+        self, guest: GuestSnapshot, decided: GuestDecision, move: Move, now_s: float, scarce: bool
     ) -> Command | None:
         goal_kib = max(decided.target_kib, decided.floor_kib)
         actual_kib = guest.vm.actual_kib
@@ -306,13 +292,14 @@ class Ledger:
         if excess_kib <= 0 or not decided.shrinkable:
             move.asked_kib = None if excess_kib <= 0 else move.asked_kib
             return None
-        worthwhile_kib = _worthwhile_kib(guest) if not others_short else SCARCE_LEAST_KIB
+        worthwhile_kib = _worthwhile_kib(guest) if not scarce else SCARCE_LEAST_KIB
         if (move.asked_kib is None and excess_kib < worthwhile_kib) or now_s < move.leave_until_s:
             return None
         if not move.arrived or not _reported_since(guest, move.stepped_s, now_s):
             return None
-        wish = guest.wish
+        wish = _standing_wish(guest, move)
         if wish is not None and now_s - wish.arrived_s < WISH_FRESH_S and wish.want_kib > goal_kib:
+            move.refuses = True  # whoever goes on asking is not waited for
             return None
         floor_kib = goal_kib
         if guest.agent.link is LinkState.LIVE:
@@ -337,7 +324,7 @@ class Ledger:
         move.stepped_from_kib = actual_kib
         move.squeezed_s = now_s
         move.refuses = False
-        self._head_for(move, target_kib)
+        move.head_for(target_kib)
         move.consented = guest.agent.link is LinkState.LIVE
         return SetTarget(guest.name, target_kib, decided.why)
 
@@ -376,28 +363,26 @@ class Ledger:
                 usable_kib = max(room_kib - reserve_kib, min(room_kib, shown_kib))
             else:
                 usable_kib = room_kib - reserve_kib
-            present_kib = guest.booking.assigned_kib
-            target_kib = min(choice.target_kib, present_kib + max(0, usable_kib))
+            target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
             move = self._moves[guest.name]
             standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
             gain_kib = target_kib - standing_kib
             lacks = guest.demand is not None and guest.vm.actual_kib < guest.demand.demand_kib
             if gain_kib < (SCARCE_LEAST_KIB if lacks or choice.urgent else _worthwhile_kib(guest)):
                 continue
-            room_kib -= max(0, target_kib - present_kib)
-            self._head_for(move, target_kib)
+            room_kib -= max(0, booked_at_kib(guest, target_kib) - guest.booking.assigned_kib)
+            move.head_for(target_kib)
             move.asked_kib = None
             move.stepped_s = 0.0
-            commands.append(SetTarget(guest.name, target_kib, choice.why))
-            if guest.agent.link is LinkState.LIVE:
-                move.gen += 1
-                commands.append(TellDeflate(guest.name, move.gen, target_kib, choice.why))
+            commands += self._told(guest, move, SetTarget(guest.name, target_kib, choice.why))
         return commands, room_kib
 
     def _wants_grant(self, guest: GuestSnapshot, decided: GuestDecision, now_s: float) -> bool:
         move = self._moves.get(guest.name)
         if move is None or guest.booking.claimed or guest.vm.run_state is not RunState.RUNNING:
             return False
+        if move.lowered_kib:
+            return False  # not before the books have seen what it has now
         if move.stuck_since_s is not None and move.stuck_growing and now_s < move.leave_until_s:
             return False  # what it cannot take would only be booked, and lacking elsewhere
         standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
@@ -405,17 +390,34 @@ class Ledger:
 
     # --- starting ----------------------------------------------------------------------------------------
 
-    def _start(self, snapshot: Snapshot, room_kib: int) -> list[Command]:
+    def _start(self, snapshot: Snapshot, room_kib: int) -> list[SetTarget | StartVm]:
         """Start one waiting machine, when its whole claim fits beside all that is booked and the headroom."""
         for guest in snapshot.guests:
             move = self._moves.get(guest.name)
             if move is None or not guest.waiting_to_start:
                 continue
+            if move.failed and move.target_kib is not None:
+                move.failed = False
+                return [SetTarget(guest.name, move.target_kib, "startup memory, tried again before its start")]
             claim_kib = guest.vm.ram_kib - guest.booking.assigned_kib
             if claim_kib <= room_kib - snapshot.host.headroom_kib:
                 move.started_s = snapshot.now_s
                 return [StartVm(guest.name, f"its boot claim of {guest.vm.ram_kib // 1024} MiB fits")]
         return []
+
+
+def _is_needed(snapshot: Snapshot, room_kib: int) -> bool:
+    """Small moves count too: to end an overdraft, to let a machine start, to fill the headroom."""
+    spare_kib = room_kib - snapshot.host.headroom_kib
+    claims = [guest.vm.ram_kib - guest.booking.assigned_kib for guest in snapshot.guests if guest.waiting_to_start]
+    return room_kib < 0 or spare_kib <= -SCARCE_LEAST_KIB or any(claim > spare_kib for claim in claims)
+
+
+def _standing_wish(guest: GuestSnapshot, move: Move) -> Wish | None:
+    """What the guest asked for last. Who blames a move that is none of ours, or over, has asked for nothing."""
+    wish = guest.wish
+    ours = wish is not None and (wish.gen is None or wish.gen == move.gen > 0)
+    return wish if ours else None
 
 
 def _worthwhile_kib(guest: GuestSnapshot) -> int:

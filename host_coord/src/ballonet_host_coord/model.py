@@ -312,11 +312,21 @@ class GuestSnapshot:
     """A stuck balloon is being tried again, so it counts as one that may move."""
     refuses: bool = False
     """It refused, objected or did not answer when it was last to shrink: nobody waits for its memory."""
+    forced: bool = False
+    """The operator gave it what it has, whatever the budget says."""
     waiting_to_start: bool = False
+    unseen: bool = False
+    """Nobody has looked yet: whether it runs, and with how much, is unknown."""
 
     @property
     def name(self) -> str:
         return self.settings.name
+
+    @property
+    def given_kib(self) -> int:
+        """What the guest has or is promised, and may use. It may reside above it, where the host's kernel took pages
+        of its balloon back."""
+        return max(self.vm.actual_kib, self.hypervisor_target_kib or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,11 @@ class PortError(Exception):
 
 
 class VmGone(PortError):
-    """The VM's hypervisor process is not there, or does not answer in time. Connect again later."""
+    """The VM's hypervisor does not answer in time, or its connection ended. Its process may live and hold memory."""
+
+
+class VmAbsent(VmGone):
+    """Nobody listens where the VM's hypervisor would: there is no process."""
 
 
 class ByteStream(Protocol):
@@ -55,8 +59,13 @@ class ByteStream(Protocol):
 class VmPort(Protocol):
     """One VM. After `VmGone` nothing but `connect` may be called."""
 
+    @property
+    def listener_pid(self) -> int | None:
+        """The process that listened when it was last to be reached, served us or not. None where it cannot be told."""
+
     async def connect(self) -> None:
-        """Reach the hypervisor process. Raises VmGone within a few seconds where it cannot be had."""
+        """Reach the hypervisor process. Raises within a few seconds: VmAbsent where there is none, VmGone where one
+        may be, PortError where it cannot be served."""
 
     async def facts(self) -> VmFacts:
         """Read the VM's state once. Raises VmGone."""
@@ -103,6 +112,9 @@ class HostMemory(Protocol):
     """The host's own memory and what its kernel says of a QEMU process."""
 
     def facts(self) -> HostFacts: ...
+
+    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+        """Read what takes long. `residency` goes by the last look."""
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         """None where the process is gone or may not be read."""

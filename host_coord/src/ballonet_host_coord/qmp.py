@@ -49,6 +49,13 @@ class QmpError(Exception):
 class QmpClosed(Exception):
     """The connection is over; the text says why it ended or could not be had. What caused it is chained."""
 
+    peer_pid = 0
+    """Who let us in and did not serve us; 0 where unknown, or where the connection was whole once."""
+
+
+class QmpAbsent(QmpClosed):
+    """Nobody listens: there is no socket, or no process behind it."""
+
 
 class QmpTimeout(Exception):
     """QEMU did not answer a command in time. The connection is whole; the command may yet be carried out."""
@@ -86,9 +93,9 @@ class QmpClient:
             with trio.fail_after(greeting_timeout_s):
                 stream = await trio.open_unix_socket(path)
         except FileNotFoundError as error:
-            raise QmpClosed(f"{path}: no such socket; is the VM started?") from error
+            raise QmpAbsent(f"{path}: no such socket; is the VM started?") from error
         except ConnectionRefusedError as error:
-            raise QmpClosed(f"{path}: nobody listens there; the VM has ended") from error
+            raise QmpAbsent(f"{path}: nobody listens there; the VM has ended") from error
         except OSError as error:
             raise QmpClosed(f"{path}: {error.strerror or error}") from error
         except trio.TooSlowError as error:
@@ -103,7 +110,13 @@ class QmpClient:
             await client.command("qmp_capabilities")
         except (QmpError, QmpTimeout) as error:
             await client.aclose()
-            raise QmpClosed(f"{path}: {error}") from error
+            closed = QmpClosed(f"{path}: {error}")
+            closed.peer_pid = client.peer[0]
+            raise closed from error
+        except QmpClosed as error:
+            error.peer_pid = client.peer[0]
+            await client.aclose()
+            raise
         except BaseException:
             await client.aclose()
             raise

@@ -21,8 +21,8 @@ import trio
 from .boots import BootTracker, Process
 from .channel_socket import ChannelStream, lock_directory, open_channel
 from .model import GuestSettings, RunState, Settings, VmEvent, VmEventKind, VmFacts
-from .ports import Clock, PortError, VmGone
-from .qmp import QmpClient, QmpClosed, QmpError, QmpTimeout
+from .ports import Clock, PortError, VmAbsent, VmGone
+from .qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
 
 _T = TypeVar("_T")
 
@@ -100,9 +100,14 @@ class QmpVm:
         self._connection: _Connection | None = None
         self._arriving = False
         self._facts_lock = trio.Lock()
+        self._listener_pid: int | None = None
+
+    @property
+    def listener_pid(self) -> int | None:
+        return self._listener_pid
 
     async def connect(self) -> None:
-        """Raises VmGone; PortError where the VM is there and cannot be served, with what to change."""
+        """Raises VmAbsent, VmGone; PortError where the VM is there and cannot be served, with what to change."""
         if self._connection is not None and not self._connection.client.closed:
             try:
                 await self._command("query-status")
@@ -113,13 +118,18 @@ class QmpVm:
         now_s = self._clock.now()
         try:
             client = await QmpClient.connect(self._settings.qmp_path, on_event=self._on_event)
+        except QmpAbsent as error:
+            self._listener_pid = None
+            raise VmAbsent(str(error)) from error
         except QmpClosed as error:
+            self._listener_pid = error.peer_pid if _process(error.peer_pid)[0] else None
             raise VmGone(str(error)) from error
         self._connection = connection = _Connection(client)
         try:
             pid, _ = client.peer
-            connection.qemu_pid = pid or None
             process, age_s = _process(pid)
+            # A process that the kernel does not show us cannot be told from another, nor from one that has ended.
+            connection.qemu_pid = self._listener_pid = process.pid if process else None
             if self._boots.connected(process, now_s - age_s, now_s):
                 self._arriving = False
             await self._look_around(connection)

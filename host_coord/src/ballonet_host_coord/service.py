@@ -99,5 +99,5 @@ async def _keep_systemd_informed(coordinator: Coordinator) -> None:
             notify(
                 "WATCHDOG=1\n"
                 f"STATUS=booked {decision.booked_kib // 1024} of {decision.budget_kib // 1024} MiB, "
-                f"{len(decision.guests)} guests"
+                f"{len(decision.guests)} guests{coordinator.alarm and f'; ALARM: {coordinator.alarm}'}"
             )

@@ -114,6 +114,7 @@ class AgentSession:
         self._hello_next_s = 0.0
         self._hello_wait_s = HELLO_FIRST_S
         self._hello_sent_s = float("-inf")
+        self._hello_owed = False
         self._heard_s = 0.0
         self._live_since_s = 0.0
         self._spoke_s = 0.0
@@ -159,6 +160,8 @@ class AgentSession:
         moments = [self._hello_next_s]
         if self._link is LinkState.LIVE:
             moments = [self._spoke_s + HEARTBEAT_S, self._heard_s + DEAD_S]
+        if self._hello_owed:
+            moments.append(self._hello_sent_s + RESYNC_EVERY_S)
         if self._request is not None:
             moments.append(self._request.sent_s + ACK_WITHIN_S)
         if self._partial_since_s is not None:
@@ -231,6 +234,8 @@ class AgentSession:
         if self._partial_since_s is not None and now_s >= self._partial_since_s + PARTIAL_S:
             self._connection.discard_partial()
             self._partial_since_s = None
+        if self._hello_owed:
+            self._hello_soon(now_s)
         if self._link is LinkState.LIVE:
             if now_s >= self._heard_s + DEAD_S:
                 self._hello_wait_s = HELLO_FIRST_S
@@ -305,6 +310,7 @@ class AgentSession:
     def _drop_session(self, link: LinkState, detail: str) -> None:
         self._link = link
         self._detail = detail
+        self._hello_owed = False
         self._request = None
         self._consent = None
         self._last_boottime_ms = -1
@@ -317,11 +323,13 @@ class AgentSession:
 
     def _take(self, message: Message, now_s: float) -> None:
         if isinstance(message, HelloReq):
+            self._hello_owed = True  # until a HELLO goes out, or the last one is answered after all
             self._hello_soon(now_s)
         elif isinstance(message, HelloAck):
             self._hello_ack = message
             self._link = LinkState.LIVE
             self._live_since_s = now_s
+            self._hello_owed = False
             self._detail = ""
             self._failed_gen = 0
         elif isinstance(message, Report):

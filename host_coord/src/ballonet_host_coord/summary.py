@@ -58,6 +58,8 @@ def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[st
 
 def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
     state = guest.vm.run_state
+    if guest.unseen:
+        return "unseen"
     if state is RunState.PRELAUNCH:
         return "waiting" if guest.waiting_to_start else "starting"
     if state is not RunState.RUNNING:

@@ -8,7 +8,7 @@ from math import inf
 import trio
 
 from ballonet_host_coord.model import VmEvent, VmEventKind, VmFacts
-from ballonet_host_coord.ports import ByteStream, PortError, VmGone
+from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
 from .machine import SimulatedMachine
 
@@ -18,16 +18,21 @@ ANSWER_WITHIN_S = 5.0
 
 
 class SimulatedVm:
-    """One machine behind the `VmPort`. `hung` and `dead` are switches for tests."""
+    """One machine behind the `VmPort`. `hung`, `dead` and `refused` (so many targets) are switches for tests."""
 
     def __init__(self, machine: SimulatedMachine, connect_channel: Connect) -> None:
         self.machine = machine
         self.hung = False
         self.dead = False
+        self.refused = 0
         self.targets: list[tuple[float, int]] = []
         """Every target that was set, with its time."""
         self._connect_channel = connect_channel
         self._send, self._events = trio.open_memory_channel[VmEvent](inf)
+
+    @property
+    def listener_pid(self) -> int | None:
+        return None if self.dead else self.machine.qemu_pid
 
     async def connect(self) -> None:
         await self._answer()
@@ -38,6 +43,9 @@ class SimulatedVm:
 
     async def set_target(self, target_kib: int) -> None:
         await self._answer()
+        if self.refused:
+            self.refused -= 1
+            raise PortError(f"{self.machine.name} takes no target")
         self.targets.append((trio.current_time(), target_kib))
         self.machine.set_target(target_kib, trio.current_time())
 
@@ -64,6 +72,10 @@ class SimulatedVm:
         self.machine.reset(now_s)
         self._send.send_nowait(VmEvent(VmEventKind.RESET, now_s))
 
+    def tell(self, kind: VmEventKind) -> None:
+        """The monitor tells of something that happened to the machine."""
+        self._send.send_nowait(VmEvent(kind, trio.current_time()))
+
     def die(self) -> None:
         """QEMU is killed: the monitor closes, its memory is gone."""
         self.dead = self.machine.ended = True
@@ -75,7 +87,7 @@ class SimulatedVm:
             await trio.sleep(ANSWER_WITHIN_S)
             raise VmGone(f"monitor of {self.machine.name} does not answer")
         if self.dead:
-            raise VmGone(f"no monitor of {self.machine.name}")
+            raise VmAbsent(f"no monitor of {self.machine.name}")
 
 
 class SimulatedHypervisor:

@@ -24,6 +24,9 @@ class SimulatedHostMemory:
         held_kib = sum(machine.resident_kib + QEMU_KIB for machine in self._machines)
         return HostFacts(total_kib=self._total_kib, available_kib=max(0, self._total_kib - held_kib))
 
+    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+        """A simulated process hides nothing."""
+
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         for machine in self._machines:
             if machine.qemu_pid == qemu_pid:

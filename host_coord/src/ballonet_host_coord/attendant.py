@@ -1,0 +1,219 @@
+"""Everything that waits for one guest: its hypervisor connection, its events, its channel, its commands.
+
+Each runs in a task of this guest alone and may hang; what comes in goes into the guest's record, what is decided
+comes out of a queue.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from .channel import AgentReports
+from .guests import GuestRecord
+from .model import (
+    AskInflate,
+    Command,
+    RunState,
+    SetTarget,
+    StartVm,
+    StopPolicy,
+    TellDeflate,
+    UsageReport,
+    VmEventKind,
+    Wish,
+)
+from .ports import PortError, VmAbsent, VmGone, VmPort
+
+if TYPE_CHECKING:
+    from .coordinator import Coordinator
+
+log = logging.getLogger("ballonet")
+
+POLL_EVERY_S = 1.0
+POLL_MOVING_S = 0.25
+"""While a balloon moves its size is read four times a second: as often as its guest reports then."""
+CONNECT_RETRY_S = 1.0
+QUEUE_MOST = 64
+NEW_SESSION_AFTER = (
+    VmEventKind.CHANNEL_OPEN,
+    VmEventKind.CHANNEL_CLOSED,
+    VmEventKind.RESUMED,
+    VmEventKind.MIGRATION,
+)
+"""What was said before holds no longer: another agent, another boot, or one that slept."""
+
+
+class Attendant:
+    """Everything that waits for one guest: its connection, events, channel and commands."""
+
+    def __init__(self, record: GuestRecord, vm: VmPort, coordinator: Coordinator) -> None:
+        self.record = record
+        self._vm = vm
+        self._coordinator = coordinator
+        self._orders: list[Command] = []
+        self._ordered = trio.Event()
+        self._poll_now = trio.Event()
+        self._reports: AgentReports | None = None
+
+    def order(self, command: Command) -> None:
+        """Queue a command. A newer target replaces one that was not carried out yet."""
+        if isinstance(command, SetTarget):
+            self._orders = [order for order in self._orders if not isinstance(order, SetTarget)]
+        if len(self._orders) < QUEUE_MOST:
+            self._orders.append(command)
+        self._ordered.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                try:
+                    await self._vm.connect()
+                    self._orders.clear()
+                    await self._read_vm()
+                    self._coordinator.wake()
+                    await self._attend()
+                except PortError as exc:
+                    self._lost(exc)
+                self.record.session.detached("its hypervisor is away")
+                self._coordinator.wake()
+                await trio.sleep(CONNECT_RETRY_S)
+        finally:
+            # Not before: a connection that is only slow is kept, with the events that wait in it.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self._vm.aclose()
+
+    async def stop(self, policy: StopPolicy, observe: bool) -> None:
+        if policy is StopPolicy.DEFLATE and not observe and self.record.vm.run_state is RunState.RUNNING:
+            try:
+                await self._vm.connect()
+                await self._vm.set_target(self.record.vm.ram_kib)
+            except PortError as exc:
+                log.warning("%s: could not be deflated on stop: %s", self.record.name, exc)
+            finally:
+                await self._vm.aclose()
+
+    async def _attend(self) -> None:
+        """Run this guest's tasks until its hypervisor goes away."""
+        self._reports = AgentReports(
+            self._vm, self.record.session, self._coordinator.clock, lambda: self.record.vm.ram_kib
+        )
+        gone: list[PortError] = []
+        async with trio.open_nursery() as nursery:
+
+            async def until_gone(task: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await task()
+                except PortError as exc:
+                    gone.append(exc)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_gone, self._poll)
+            nursery.start_soon(until_gone, self._watch_events)
+            nursery.start_soon(until_gone, self._carry_out)
+            nursery.start_soon(self._reports.run, self)
+        if gone:
+            raise gone[0]
+
+    async def _read_vm(self) -> None:
+        # The slow look comes first, so that `actual` and residency are of one moment.
+        known = self.record.vm
+        if not known.ram_kib or known.qemu_pid != self._vm.listener_pid:
+            known = await self._vm.facts()
+        await self._coordinator.look(known.qemu_pid, known.ram_kib)
+        vm = await self._vm.facts()
+        now_s = self._coordinator.now()
+        startup = self.record.vm_read(vm, self._coordinator.residency(vm.qemu_pid, vm.ram_kib), now_s)
+        if startup is not None:
+            log.info("%s: %s", self.record.name, describe(startup))
+            self.order(startup)
+
+    async def _poll(self) -> None:
+        while True:
+            moving = self._coordinator.ledger.is_moving(self.record.name)
+            self._poll_now = trio.Event()
+            with trio.move_on_after(POLL_MOVING_S if moving else POLL_EVERY_S):
+                await self._poll_now.wait()
+            await self._read_vm()
+            if moving:
+                self._coordinator.wake()
+
+    async def _watch_events(self) -> None:
+        while True:
+            event = await self._vm.next_event()
+            if event.kind is VmEventKind.GONE:
+                raise VmGone("its hypervisor ended the connection")
+            if event.kind in NEW_SESSION_AFTER:
+                self.record.session.renewed(self.record.vm.ram_kib, self._coordinator.now())
+                if self._reports is not None:
+                    self._reports.wake()
+            self._poll_now.set()
+
+    async def _carry_out(self) -> None:
+        while True:
+            while self._orders:
+                await self._execute(self._orders.pop(0))
+            self._ordered = trio.Event()
+            if not self._orders:
+                await self._ordered.wait()
+
+    async def _execute(self, command: Command) -> None:
+        now_s = self._coordinator.now()
+        session = self.record.session
+        try:
+            if isinstance(command, SetTarget):
+                await self._vm.set_target(command.target_kib)
+                self._poll_now.set()
+            elif isinstance(command, StartVm):
+                await self._vm.start()
+                self._poll_now.set()
+            elif isinstance(command, AskInflate):
+                session.ask_inflate(
+                    command.gen, command.target_kib, command.floor_kib, command.rate_kib_per_s, now_s
+                )
+            elif isinstance(command, TellDeflate):
+                session.tell_deflate(command.gen, command.target_kib, now_s)
+        except VmGone:
+            raise
+        except PortError as exc:
+            log.warning("%s: %s failed: %s", command.guest, describe(command), exc)
+            self.record.detail = str(exc)
+            if isinstance(command, SetTarget):
+                self._coordinator.ledger.target_failed(command.guest)
+                self._orders = [order for order in self._orders if not isinstance(order, StartVm)]
+        if self._reports is not None:
+            self._reports.wake()
+
+    def _lost(self, error: PortError) -> None:
+        vm = self.record.vm
+        qemu_pid = self._vm.listener_pid or vm.qemu_pid
+        ram_kib = vm.ram_kib or self.record.settings.maximum_kib
+        alive = self._coordinator.is_alive(qemu_pid, isinstance(error, VmAbsent))
+        self.record.vm_lost(alive, str(error), self._coordinator.residency(qemu_pid, ram_kib), qemu_pid)
+        if self.record.vm.run_state is not vm.run_state and vm.run_state is not RunState.UNREACHABLE:
+            log.warning("%s: %s", self.record.name, error)
+
+    # --- as a report sink --------------------------------------------------------------------------------
+
+    def reported(self, report: UsageReport) -> None:
+        self.record.reported(report)
+        if self._coordinator.ledger.is_moving(self.record.name):
+            self._coordinator.wake()
+
+    def wished(self, wish: Wish) -> None:
+        self.record.wished(wish)
+        self._coordinator.wake(urgent=True)
+
+
+def describe(command: Command) -> str:
+    """One command as a line for the journal."""
+    if isinstance(command, SetTarget):
+        return f"balloon target {command.target_kib // 1024} MiB ({command.why})"
+    if isinstance(command, AskInflate):
+        return f"asks to shrink to {command.target_kib // 1024} MiB, gen {command.gen} ({command.why})"
+    if isinstance(command, TellDeflate):
+        return f"grants {command.target_kib // 1024} MiB, gen {command.gen} ({command.why})"
+    return f"starts ({command.why})"

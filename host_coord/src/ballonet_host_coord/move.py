@@ -1,0 +1,96 @@
+"""One guest's balloon on its way: what is known of a move, and how one begins, rests and ends. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ARRIVED_KIB = 1024
+"""`actual` within 1 MiB of the target has arrived: drivers move whole chunks of 256 pages."""
+
+STUCK_S = 5.0
+"""No progress of `actual` for 5 s: the move ends and the guest is marked (squeezed's figure)."""
+
+RETRY_S = 30.0
+"""A guest whose balloon did not follow is tried again after this; its books never depended on it."""
+
+BACK_OFF_S = 10.0
+"""After an objection, a standstill or silence, the guest is left alone this long before it is asked again."""
+
+OTHERS_ACT_KIB = 4096
+"""`actual` leaves the place where it rested by more than this: the guest took memory back by itself, or another mover
+made it smaller."""
+
+
+@dataclass(slots=True)
+class Move:
+    """What the ledger knows of one guest's balloon."""
+
+    boot: int
+    target_kib: int | None = None
+    """The target in force at the hypervisor. None: not set by us in this boot."""
+    arrived: bool = True
+    rest_kib: int = 0
+    """Where the balloon came to rest: what leaves it afterwards is somebody else's act."""
+    stopped_s: float = float("-inf")
+    gen: int = 0
+    asked_kib: int | None = None
+    """The goal of the INFLATE with the newest `gen`, while it is asked or consented to."""
+    asked_s: float = 0.0
+    stepped_s: float = 0.0
+    stepped_from_kib: int = 0
+    consented: bool = False
+    """The step under way needs the agent's consent as long as it lasts."""
+    squeezed_s: float = float("-inf")
+    """When a shrink of ours was last seen under way."""
+    away_kib: int = 0
+    progress_s: float = 0.0
+    """When `actual` last came nearer to the target; 0 while nothing is under way."""
+    leave_until_s: float = 0.0
+    stuck_since_s: float | None = None
+    stuck_at_kib: int = 0
+    stuck_growing: bool = False
+    """It was a grant that the balloon did not follow."""
+    refuses: bool = False
+    forced: bool = False
+    """The target in force is the operator's, whatever the budget says."""
+    failed: bool = False
+    """The hypervisor did not take the last target."""
+    started_s: float | None = None
+    taken_back_kib: int = 0
+    lowered_kib: int = 0
+    """By how much another mover made the guest smaller, in this turn."""
+
+    def head_for(self, target_kib: int) -> None:
+        self.target_kib = target_kib
+        self.arrived = False
+        self.consented = self.forced = self.failed = False
+        self.progress_s = 0.0
+
+    def rest_at(self, actual_kib: int) -> None:
+        self.arrived = True
+        self.rest_kib = actual_kib
+
+    def stop(self, actual_kib: int, target_kib: int, now_s: float) -> None:
+        """It ends early where it stands, with `target_kib` in force, and the guest is left alone for a while."""
+        self.asked_kib = None
+        self.stepped_s = 0.0
+        self.refuses = True
+        self.leave_until_s = max(self.leave_until_s, now_s + BACK_OFF_S)
+        self.target_kib = target_kib
+        self.forced = False
+        self.stopped_s = now_s
+        self.rest_at(actual_kib)
+
+    def look_at_rest(self, actual_kib: int, now_s: float) -> None:
+        """Note what the balloon did without us. A larger size is another's act or the guest's, and not taken as a
+        target before its word; a smaller one is in force at the hypervisor, so it is the target."""
+        assert self.target_kib is not None
+        if actual_kib > self.target_kib + OTHERS_ACT_KIB:
+            self.taken_back_kib = actual_kib - self.target_kib
+        elif now_s - self.stopped_s < STUCK_S:
+            self.rest_kib = actual_kib  # it was stopped in motion and still swings back
+        elif actual_kib < min(self.rest_kib, self.target_kib) - OTHERS_ACT_KIB:
+            self.lowered_kib = self.rest_kib - actual_kib
+            self.target_kib = self.rest_kib = actual_kib
+        else:
+            self.rest_kib = max(self.rest_kib, actual_kib)
