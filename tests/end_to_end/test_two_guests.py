@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import trio
 
-from ballonet_host_coord.model import RunState, SetTarget, StartVm, StopPolicy, TellDeflate, VmFacts
+from ballonet_host_coord.model import RunState, SetTarget, StartVm, StopPolicy, TellDeflate
 from ballonet_host_coord.ports import PortError
 
 MIB = 1024

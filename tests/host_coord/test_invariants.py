@@ -183,6 +183,8 @@ TestAnythingHappens.settings = settings(max_examples=120, stateful_step_count=25
 MIBS = st.integers(0, 1100)
 WEIGHTS = st.sampled_from([1, 500, 5000, 10000])
 NEEDS = st.lists(st.tuples(MIBS, WEIGHTS, st.integers(256, 1024)), min_size=2, max_size=5)
+ROUNDING_KIB = 1
+"""The common level is a float, and is found along another way when one bound differs."""
 
 
 def shared(needs, budget_mib, headroom_mib):
@@ -232,7 +234,8 @@ def test_a_reported_floor_gives_nothing(needs, more_mib):
     ]
     liar = replace(guests[0], report=make_report(floor_kib=RAM_KIB))
     decision = one_iteration(make_snapshot(liar, *guests[1:], budget_kib=budget_mib * MIB))
-    assert decision.guests[0].target_kib <= max(shared(needs, budget_mib, 0)[0], liar.vm.actual_kib)
+    honest_kib = max(shared(needs, budget_mib, 0)[0], liar.vm.actual_kib)
+    assert decision.guests[0].target_kib <= honest_kib + ROUNDING_KIB
 
 
 @given(
