@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 import trio.testing
 
-from ballonet_host_coord.channel import AgentReports
+from ballonet_host_coord.channel import PATIENCE_MOST_S, RETRY_FIRST_S, AgentReports
 from ballonet_host_coord.model import LinkState, UsageReport, Wish
 from ballonet_host_coord.ports import PortError
 from ballonet_host_coord.session import AgentSession
-from ballonet_protocol.limits import WRITE_STUCK_S
+from ballonet_protocol import AGENT, Connection, Hello
+from ballonet_protocol.limits import DEAD_S, WRITE_STUCK_S
+from ballonet_protocol.testing import make_hello_ack
 
-
-class Randomness:
-    def session_id(self) -> int:
-        return 7
-
-    def nonce(self) -> bytes:
-        return bytes(16)
-
-    def jitter(self) -> float:
-        return 1.0
+from .builders import CountedRandomness
 
 
 class TrioTime:
@@ -66,8 +61,10 @@ class Vm:
         self.ends_s = ends_s
         self.streams: list[Stream] = []
         self.make: type[Stream] = Stream
+        self.opened: list[float] = []
 
     async def open_channel(self) -> Stream:
+        self.opened.append(trio.current_time())
         self.streams.append(self.make(self.error, self.ends_s))
         return self.streams[-1]
 
@@ -88,7 +85,7 @@ GONE = [PortError("the channel is closed"), trio.BrokenResourceError(), trio.Clo
 def test_a_stream_that_ends_is_opened_again(error, ends_s):
     """A peer that died while we write or say goodbye costs its stream and nothing else."""
     vm = Vm(error, ends_s)
-    session = Talkative(Randomness())
+    session = Talkative(CountedRandomness())
 
     async def main() -> None:
         with trio.move_on_after(30):
@@ -114,8 +111,71 @@ def test_a_write_that_nobody_takes_ends_its_stream():
 
     async def main() -> None:
         with trio.move_on_after(WRITE_STUCK_S * 2 + 10):
-            await AgentReports(vm, AgentSession(Randomness()), TrioTime(), lambda: 1024).run(Nobody())
+            await AgentReports(vm, AgentSession(CountedRandomness()), TrioTime(), lambda: 1024).run(Nobody())
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     assert len(vm.streams) >= 2
     assert vm.streams[0].closed
+
+
+class Mute(Stream):
+    """Takes everything and never says a word, as a guest does that was paused while its host left."""
+
+    async def send_all(self, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await trio.sleep_forever()
+
+
+class OnceAnswering(Mute):
+    """Answers the first HELLO, and falls silent."""
+
+    def __init__(self, error: Exception, ends_s: float) -> None:
+        super().__init__(error, ends_s)
+        self.agent = Connection(AGENT)
+        self.said, self.wait = trio.open_memory_channel[bytes](1)
+        self.hellos = 0
+
+    async def send_all(self, data: bytes) -> None:
+        self.agent.receive_data(data)
+        while (message := self.agent.next_message()) is not None:
+            if isinstance(message, Hello):
+                self.hellos += 1
+                if self.hellos == 1:
+                    self.said.send_nowait(self.agent.send(make_hello_ack(message)))
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self.wait.receive()
+
+
+def test_a_channel_on_which_nobody_answers_is_opened_again_and_again_less_often():
+    """After 10 s, then each time twice as long, at most five minutes; each stream is closed before the next."""
+    vm = Vm(PortError(""), 1000.0)
+    vm.make = Mute
+
+    async def main() -> None:
+        with trio.move_on_after(3000):
+            await AgentReports(vm, AgentSession(CountedRandomness()), TrioTime(), lambda: 1024).run(Nobody())
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    waits = [round(later - earlier) for earlier, later in itertools.pairwise(vm.opened)]
+    assert waits[:5] == [times * DEAD_S + RETRY_FIRST_S for times in (1, 2, 4, 8, 16)]
+    assert set(waits[5:]) == {PATIENCE_MOST_S + RETRY_FIRST_S}
+    assert all(stream.closed for stream in vm.streams)
+
+
+def test_an_agent_that_falls_silent_is_asked_on_its_stream_before_the_stream_is_given_up():
+    """Ten seconds of silence bring a HELLO on the same stream, ten more a new stream."""
+    vm = Vm(PortError(""), 1000.0)
+    vm.make = OnceAnswering
+
+    async def main() -> None:
+        with trio.move_on_after(2 * DEAD_S + 5):
+            await AgentReports(vm, AgentSession(CountedRandomness()), TrioTime(), lambda: 1024).run(Nobody())
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert [round(later - vm.opened[0]) for later in vm.opened] == [0, 2 * DEAD_S + 1]
+    first = vm.streams[0]
+    assert isinstance(first, OnceAnswering)
+    assert first.hellos > 1

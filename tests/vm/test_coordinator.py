@@ -211,6 +211,7 @@ async def a_stopped_agent_means_hold(service: Service, guest: Any, machine: Any)
 
 async def a_killed_coordinator_answers_shortages_first(service: Service, guest: Any) -> None:
     """SIGKILL, a shortage meanwhile, a new service: nothing moves before a report, then the shortage is met."""
+    await service.until(has_settled)  # else what it still holds from before may do
     service.end(signal.SIGKILL)
     (service.folder / "record.jsonl").unlink()
     answer: dict[str, Any] = {}

@@ -3,6 +3,12 @@
 The only place in which bytes of the wire and trio meet. All knowledge of the conversation is in `session`; this file
 opens the stream again when it ends, reads when the session allows it, writes what the session wants said, and wakes
 it at its deadlines.
+
+A stream on which nobody answers is closed and opened again. A guest that was paused while its host left swallows what
+the next host writes, and answers only once that one has left, too (measured); QEMU queues a second client without a
+word. The first try lasts as long as trust does, each later one twice as long, so that a guest without an agent is let
+alone. A stream on which somebody has spoken gets twice that time: a new session over it comes first, since closing it
+throws away what the guest has written and nobody has read.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from collections.abc import Callable
 
 import trio
 
-from ballonet_protocol.limits import WRITE_STUCK_S
+from ballonet_protocol.limits import DEAD_S, WRITE_STUCK_S
 
 from .ports import ByteStream, Clock, PortError, ReportSink, VmPort
 from .session import AgentSession
@@ -22,6 +28,8 @@ READ_BYTES = 4096
 
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 5.0
+PATIENCE_MOST_S = 300.0
+"""Five minutes between two openings of a channel on which nobody has ever answered."""
 
 CLOSED = (trio.BrokenResourceError, trio.ClosedResourceError, PortError)
 """What a stream raises when its other end is gone: QEMU dies in the midst of a session, too."""
@@ -44,6 +52,7 @@ class AgentReports:
     async def run(self, sink: ReportSink) -> None:
         """Deliver reports and wishes until cancelled. A channel that cannot be had is tried again, without noise."""
         wait_s = RETRY_FIRST_S
+        patience_s = DEAD_S
         while True:
             try:
                 stream = await self._vm.open_channel()
@@ -53,16 +62,19 @@ class AgentReports:
                 wait_s = min(RETRY_MOST_S, wait_s * 2)
                 continue
             wait_s = RETRY_FIRST_S
-            self._session.attached(self._ram_kib(), self._clock.now())
+            opened_s = self._clock.now()
+            self._session.attached(self._ram_kib(), opened_s)
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write, stream, nursery.cancel_scope)
+                    nursery.start_soon(self._write, stream, nursery.cancel_scope, opened_s, patience_s)
                     await self._read(stream, sink)
                     nursery.cancel_scope.cancel()
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                     await self._say_goodbye(stream)
                     await stream.aclose()
+                heard = self._session.heard_s >= opened_s
+                patience_s = DEAD_S if heard else min(PATIENCE_MOST_S, patience_s * 2)
                 self._session.detached("channel closed")
             await self._clock.sleep(RETRY_FIRST_S)
 
@@ -88,9 +100,16 @@ class AgentReports:
             deliver(self._session, sink)
             self.wake()
 
-    async def _write(self, stream: ByteStream, scope: trio.CancelScope) -> None:
+    async def _write(
+        self, stream: ByteStream, scope: trio.CancelScope, opened_s: float, patience_s: float
+    ) -> None:
         while True:
             self._wake = trio.Event()
+            heard_s = self._session.heard_s
+            mute_s = heard_s + 2 * DEAD_S if heard_s >= opened_s else opened_s + patience_s
+            if self._clock.now() >= mute_s:
+                scope.cancel()
+                return
             self._session.tick(self._clock.now())
             data = self._session.take_output()
             if data:
@@ -101,7 +120,7 @@ class AgentReports:
                     scope.cancel()
                     return
                 continue
-            with trio.move_on_at(self._session.deadline_s()):
+            with trio.move_on_at(min(mute_s, self._session.deadline_s())):
                 await self._wake.wait()
 
 

@@ -115,7 +115,7 @@ class AgentSession:
         self._hello_wait_s = HELLO_FIRST_S
         self._hello_sent_s = float("-inf")
         self._hello_owed = False
-        self._heard_s = 0.0
+        self._heard_s = float("-inf")
         self._live_since_s = 0.0
         self._spoke_s = 0.0
         self._partial_since_s: float | None = None
@@ -173,6 +173,11 @@ class AgentSession:
         self._tokens = min(FRAMES_BURST, self._tokens + (now_s - self._tokens_s) * FRAMES_PER_S)
         self._tokens_s = now_s
         return 0.0 if self._tokens >= 1.0 else (1.0 - self._tokens) / FRAMES_PER_S
+
+    @property
+    def heard_s(self) -> float:
+        """When the last valid frame arrived, by the host's clock; negative infinity before any."""
+        return self._heard_s
 
     # --- what happens to the channel ---------------------------------------------------------------------
 
