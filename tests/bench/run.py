@@ -16,13 +16,14 @@ from pathlib import Path
 import codec
 import decide
 import footprint
+import imports
 import latency
 import steps
 import trio
 from figures import Findings
 from house import NoGuests, find_image, open_house
 
-PURE = {codec.NAME: codec.measure, decide.NAME: decide.measure}
+PURE = {codec.NAME: codec.measure, decide.NAME: decide.measure, imports.NAME: imports.measure}
 REAL = {footprint.NAME: footprint.measure, steps.NAME: steps.measure, latency.NAME: latency.measure}
 NAMES = (*PURE, *REAL)
 

@@ -264,8 +264,12 @@ def _misuse(record: Record, field: Field, rule: str) -> LocalProtocolError:
     return LocalProtocolError(f"{type(record).__name__}.{field.attribute} {rule}")
 
 
-def _record_types(base: type[Record]) -> list[type[Record]]:
-    return [found for child in base.__subclasses__() for found in (child, *_record_types(child))]
+class _Readers(dict):  # type: ignore[type-arg]
+    """Record type -> its reader, made when the first of its kind arrives: each end hears half of them."""
+
+    def __missing__(self, record_type: type[Record]) -> Reader:
+        reader = self[record_type] = _make_reader(record_type)
+        return reader
 
 
-_READERS: dict[Any, Reader] = {kind: _make_reader(kind) for kind in _record_types(Record)}
+_READERS: dict[Any, Reader] = _Readers()
