@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import subprocess
 import sys
 from typing import Callable
@@ -96,6 +96,14 @@ def _output(command: str) -> str:
     return done.stdout
 
 
+def _print_all(text: str) -> None:
+    """Print `text`; a reader that has had enough (`--list | head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at its end
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Read the arguments, try the peer. The exit code."""
     parser = _parser()
@@ -106,8 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not cases:
         parser.error(f"--only {options.only}: no such case; --list shows them")
     if options.list:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--list | head` is no error
-        print("\n".join(map(as_line, cases)))
+        _print_all("\n".join(map(as_line, cases)))
         return OK
     address = options.connect if role is AGENT else options.listen
     if not address:
