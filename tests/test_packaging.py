@@ -113,6 +113,7 @@ def test_import_comes_from_this_tree(member: str, package: str) -> None:
     assert Path(module.__file__).resolve().is_relative_to(ROOT / member / "src")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", MEMBERS)
 def test_wheel_holds_the_package_and_no_tests(member: str, wheels: dict[str, Path]) -> None:
     """A wheel carries every module of its package, its data and its types, and nothing else."""
@@ -132,6 +133,7 @@ def test_data_exists(member: str, pattern: str) -> None:
     assert list((ROOT / member / "src" / MEMBERS[member]).glob(pattern))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("member", "package"), MEMBERS.items())
 def test_installed_wheel_imports_every_module(member: str, package: str, site: Path) -> None:
     """Installed from wheels, every module of a distribution imports, and only from the wheels."""

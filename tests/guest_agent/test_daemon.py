@@ -105,6 +105,7 @@ def test_serves_and_says_goodbye(daemon: Daemon) -> None:
     assert not daemon.path.exists()
 
 
+@pytest.mark.slow
 def test_no_host_no_work(daemon: Daemon) -> None:
     """Without a coordinator the process sleeps, also after one has come and gone: nothing wakes it but its slow timer.
 

@@ -80,6 +80,7 @@ def test_cli_on_a_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("5", "0", "1")
 
 
+@pytest.mark.slow
 def test_hurt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--hurt runs a command when an INFLATE is on its way; one that fails is not the agent's fault."""
     agent = RealAgent(tmp_path)
