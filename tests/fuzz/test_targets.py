@@ -21,6 +21,8 @@ from fuzz_frames import ACTIVE, BODY, PAYLOAD, PORTIONS, RAW, shape
 from ballonet_protocol import AGENT, MESSAGE_TYPES, Connection, LocalProtocolError, Ping, _codec, _connection
 from ballonet_protocol._framing import FrameReader
 
+pytestmark = pytest.mark.slow
+
 CORPUS = Path(__file__).parent / "corpus"
 RUN = Path(__file__).parent / "run.py"
 TARGETS = {"frames": fuzz_frames.one_input, "sessions": fuzz_sessions.one_input}

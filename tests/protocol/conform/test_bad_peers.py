@@ -25,6 +25,8 @@ from .bad_agent import BadAgent
 from .bad_coordinator import BadCoordinator
 from .bad_peer import StillLine
 
+pytestmark = pytest.mark.slow
+
 BROKEN_PAYLOADS = "4.3/1 4.3/2 4.3/3 4.3/4 4.3/5 4.3/6 4.3/7 4.3/8 4.3/9"
 # Fault -> ids of the cases that it breaks: of either role, of an agent, of a coordinator.
 OF_BOTH = {
