@@ -1,0 +1,1 @@
+"""`ballonet simulate`: policies on recorded or generated demand, in virtual time."""

@@ -1,0 +1,66 @@
+"""What the engine and the policies share: one simulated machine's state, and what a policy is. Pure.
+
+The engine owns the machines and the time. A policy reads them at its turns and answers with new targets; the
+engine moves `assigned` towards the targets at the speeds of the scoring rule (`engine.py`). A policy never writes to a
+machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True, eq=False)
+class Vm:
+    """One machine as it is now. Sizes in KiB; `assigned_kib` moves continuously, so it is a float."""
+
+    name: str
+    minimum_kib: int
+    """The floor of its size, by hv_balloon's table (`demand_trace.floor_kib`)."""
+    maximum_kib: int
+    """What is provisioned."""
+    weight: int = 5000
+    demand_kib: int = 0
+    """max(used, floor), never above provisioned: what is scored."""
+    used_kib: int = 0
+    """What programs use, as recorded; at least 0."""
+    cached_kib: int | None = None
+    """Page cache that it would like to have, None where the data does not say."""
+    assigned_kib: float = 0.0
+    target_kib: int = 0
+    shows_kib: int = 0
+    """What it says that it uses: `demand_kib`, except for a guest that lies or is silent."""
+    silent: bool = False
+    """It reports nothing now."""
+    follows: bool = True
+    """Its balloon follows its target now; a stuck one stays where it is."""
+    least_kib: int = 0
+    """Its balloon takes nothing below this, and nobody has been told (a hidden floor)."""
+
+    @property
+    def short_kib(self) -> float:
+        return max(0.0, self.demand_kib - self.assigned_kib)
+
+
+class Policy(Protocol):
+    """One way to share the host's memory. An instance serves one run.
+
+    The engine calls `begin` once, at `now_s` 0 with the machines that exist then at their first sizes; then `turn` at
+    each time that `next_turn_s` named. It asks `next_turn_s` again after each turn, after each step of any machine's
+    demand, and after machines came or went (`changed` True for the last two).
+    """
+
+    name: str
+    buffer_ratio: float
+    """Spare memory over demand that a machine starts with."""
+
+    def begin(self, now_s: float, budget_kib: int, vms: Sequence[Vm]) -> None: ...
+
+    def turn(self, now_s: float, vms: Sequence[Vm]) -> Mapping[str, int]:
+        """New targets, KiB, by name; machines that are not named keep theirs. `vms`: those that exist, by first
+        appearance."""
+
+    def next_turn_s(self, now_s: float, changed: bool) -> float:
+        """When it wants its next turn, at least `now_s`; infinity: when something has changed."""
