@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ballonet_host_coord.config import GUEST_KEYS, HOST_KEYS, TomlSettings
+from ballonet_host_coord.config import DEMAND_KEYS, GUEST_KEYS, HOST_KEYS, TomlSettings
 
 from .readme import BY_HAND, COORDINATOR, ROOT, commands, lines, qemu_options, section, settings_example
 
@@ -142,7 +142,7 @@ def test_every_setting_is_named() -> None:
     """The README's table has every key that the coordinator's settings know, and no other."""
     rows = re.findall(r"^\| (`.*?) \|", section(BY_HAND), re.MULTILINE)
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-    assert named == set(HOST_KEYS) | set(GUEST_KEYS)
+    assert named == set(HOST_KEYS) | set(DEMAND_KEYS) | set(GUEST_KEYS)
 
 
 @pytest.mark.slow

@@ -114,6 +114,7 @@ def make_settings(folder: Path) -> Settings:
         channel_path=str(folder / NAME / "agent.sock"),
     )
     host = HostSettings(
+        slider=50,
         budget_kib=BUDGET_KIB,
         control_path=str(folder / "control.sock"),
         state_path=str(folder / "state.sqlite"),

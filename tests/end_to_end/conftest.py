@@ -36,7 +36,7 @@ def two_guests(budget_kib: int = 1728 * MIB, headroom_kib: int = 64 * MIB, **cha
         **changes,
     }
     guests = tuple(GuestSettings(name, **values) for name in ("alpha", "beta"))
-    return Settings(HostSettings(budget_kib=budget_kib, headroom_kib=headroom_kib), guests)
+    return Settings(HostSettings(budget_kib=budget_kib, headroom_kib=headroom_kib, slider=50), guests)
 
 
 class Watch:

@@ -15,6 +15,7 @@ from ballonet_host_coord.model import (
     GuestDecision,
     LinkState,
     Phase,
+    Rule,
     SetTarget,
     Status,
     TellDeflate,
@@ -105,7 +106,7 @@ class Machine(Bench):
         snapshot = make_snapshot(guest, budget_kib=4 * GIB, now_s=self.now_s)
         choice = GuestDecision(
             name="a", target_kib=self.goal_kib, floor_kib=256 * MIB, phase=Phase.HOLD, status=Status.OK,
-            shrinkable=True, urgent=False, why="so decided", want_kib=0,
+            shrinkable=True, urgent=False, rule=Rule.BUFFER, want_kib=0,
         )  # fmt: skip
         decision = Decision(self.now_s, snapshot.host.budget_kib, snapshot.booked_kib, 0, 0, 0, "", (choice,))
         commands = self.ledger.step(snapshot, decision)

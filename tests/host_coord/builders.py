@@ -99,7 +99,10 @@ def make_guest(
 def make_snapshot(
     *guests: GuestSnapshot, budget_kib: int = 4 * GIB, headroom_kib: int = 0, now_s: float = NOW_S, **changes: Any
 ) -> Snapshot:
-    return Snapshot(now_s=now_s, host=HostSnapshot(budget_kib, headroom_kib, **changes), guests=guests)
+    """The slider stands in the middle: buffers as set, and no surplus is left to guests."""
+    return Snapshot(
+        now_s=now_s, host=HostSnapshot(budget_kib, headroom_kib, **{"slider": 50, **changes}), guests=guests
+    )
 
 
 class CountedRandomness:

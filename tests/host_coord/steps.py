@@ -16,6 +16,7 @@ from ballonet_host_coord.model import (
     GuestSnapshot,
     LinkState,
     Phase,
+    Rule,
     RunState,
     SetTarget,
     Status,
@@ -37,7 +38,7 @@ def settled(*sizes_mib: int) -> Ledger:
 def decided(guest: GuestSnapshot, target_mib: int, **changes: Any) -> GuestDecision:
     values: dict[str, Any] = {
         "floor_kib": 256 * MIB, "phase": Phase.HOLD, "status": Status.OK, "shrinkable": True, "urgent": False,
-        "why": "so decided", "want_kib": 0, **changes,
+        "rule": Rule.FIXED, "held_by": "so decided", "want_kib": 0, **changes,
     }  # fmt: skip
     return GuestDecision(name=guest.name, target_kib=target_mib * MIB, **values)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet_host_coord.demand import (
-    FALL_HALF_LIFE_S,
     HARM_STEP_LEAST_KIB,
     LEAD_MOST_RATIO,
     LEAD_S,
@@ -17,11 +14,11 @@ from ballonet_host_coord.demand import (
     demand_at,
     observe,
     remember,
-    want_kib,
 )
 from ballonet_host_coord.model import ReportKind, Wish
+from ballonet_host_coord.slider import tuning
 
-from .builders import GIB, MIB, NOW_S, RESERVE_KIB, make_demand, make_report, make_settings, make_vm
+from .builders import GIB, MIB, NOW_S, RESERVE_KIB, make_report, make_settings, make_vm
 
 SETTINGS = make_settings()
 VM = make_vm()
@@ -29,16 +26,20 @@ SIZES = st.integers(0, 2 * GIB)
 MAYBE_SIZES = st.none() | SIZES
 
 
+MIDDLE = tuning(50)
+
+
 def fold(*reports, moved_by_us=False, settings=SETTINGS):
     estimate = None
     for report in reports:
-        estimate = observe(estimate, report, VM, settings, moved_by_us)
+        estimate = observe(estimate, report, VM, settings, moved_by_us, MIDDLE)
     assert estimate is not None
     return estimate
 
 
 def demand_of(*reports, wish=None, now_s=None, **options):
-    return demand_at(fold(*reports, **options), wish, VM, SETTINGS, reports[-1].arrived_s if now_s is None else now_s)
+    now_s = reports[-1].arrived_s if now_s is None else now_s
+    return demand_at(fold(*reports, **options), wish, VM, SETTINGS, now_s, MIDDLE)
 
 
 @st.composite
@@ -169,12 +170,13 @@ def test_a_wish_that_blames_our_move_is_no_demand_yet() -> None:
 def test_a_wish_is_not_taken_back_the_moment_it_ends() -> None:
     """What was wished stays in what is held, and fades from there."""
     estimate = remember(fold(make_report(use_kib=200 * MIB)), Wish(600 * MIB, 1, 2, arrived_s=NOW_S), VM)
-    later = demand_at(estimate, None, VM, SETTINGS, NOW_S + FALL_HALF_LIFE_S)
+    later = demand_at(estimate, None, VM, SETTINGS, NOW_S + MIDDLE.held_half_life_s, MIDDLE)
     assert (later.demand_kib, later.held_kib) == (200 * MIB, 400 * MIB)
 
 
 def test_demand_rises_at_once_and_falls_by_halves() -> None:
     """Half of what is no longer needed is given back in one half-life, however often the guest reports."""
+    assert MIDDLE.held_half_life_s == 45.0
     high, low = make_report(0.0, use_kib=400 * MIB), make_report(45.0, use_kib=200 * MIB)
     assert demand_of(high, low).held_kib == 300 * MIB
     steps = [make_report(float(at_s), use_kib=200 * MIB) for at_s in range(1, 46)]
@@ -186,11 +188,3 @@ def test_constant_reports_reach_a_fixed_point() -> None:
     low = [make_report(float(at_s), use_kib=200 * MIB) for at_s in range(1, 600, 5)]
     demand = demand_of(make_report(0.0, use_kib=400 * MIB), *low)
     assert demand.held_kib == demand.demand_kib == 200 * MIB
-
-
-def test_want_is_demand_with_buffer_or_cache_or_what_is_held() -> None:
-    """The larger of buffer and worthwhile cache is added; what is held from before is the least."""
-    settings = replace(SETTINGS, buffer_percent=20)
-    assert want_kib(make_demand(100), settings) == 120
-    assert want_kib(make_demand(100, cache_kib=70), settings) == 170
-    assert want_kib(make_demand(100, cache_kib=70, held_kib=300), settings) == 300

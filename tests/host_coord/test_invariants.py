@@ -21,6 +21,7 @@ from .world import LEAST_KIB, OVERHEAD_KIB, RAM_KIB, Character, World
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon")
 SIZES = st.integers(0, 1100).map(lambda mib: mib * MIB)
 PLACES = st.integers(0, 4)
+SLIDERS = st.sampled_from([50, 0, 25, 37, 80, 100])
 
 
 @st.composite
@@ -60,13 +61,13 @@ CHARACTERS = st.builds(
 class AnythingHappens(RuleBasedStateMachine):
     """Whatever guests, agents, monitors, operators and a restarted coordinator do, `Watch` finds no violation."""
 
-    @initialize(data=st.data(), count=st.integers(2, 5), headroom_mib=st.sampled_from([0, 64, 200]))
-    def begin(self, data, count, headroom_mib):
+    @initialize(data=st.data(), count=st.integers(2, 5), headroom_mib=st.sampled_from([0, 64, 200]), slider=SLIDERS)
+    def begin(self, data, count, headroom_mib, slider):
         chosen = [data.draw(guest_settings(name)) for name in NAMES[:count]]
         minimum_kib = sum(guest.minimum_kib + OVERHEAD_KIB for guest in chosen) + headroom_mib * MIB
         budget_kib = max(RAM_KIB, minimum_kib) + data.draw(st.integers(0, count * 512)) * MIB
         characters = [data.draw(CHARACTERS) for _ in chosen]
-        self.world = World(budget_kib, characters, headroom_mib * MIB, chosen)
+        self.world = World(budget_kib, characters, headroom_mib * MIB, chosen, slider)
         if data.draw(st.booleans()):
             for guest in self.world.guests:  # found running for long: adopted
                 guest.run_state = RunState.RUNNING

@@ -32,6 +32,7 @@ from ballonet_host_coord.model import (
     VmFacts,
     Wish,
 )
+from ballonet_host_coord.slider import tuning
 
 from .builders import GIB, MIB, RESERVE_KIB, make_report, make_settings
 from .watch import Watch
@@ -214,6 +215,7 @@ class World:
         characters: list[Character],
         headroom_kib: int = 0,
         settings: list[GuestSettings] | None = None,
+        slider: int = 50,
     ) -> None:
         self.now_s = 1000.0
         self.budget_kib = budget_kib
@@ -224,6 +226,7 @@ class World:
         self.watch = Watch()
         self.commands: list[Command] = []
         """Of the last turn."""
+        self.slider = slider
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
         self.restart()
@@ -234,7 +237,9 @@ class World:
         self.records: dict[str, GuestRecord] = {}
         for guest in self.guests:
             guest.agent.lose(LinkState.NONE)
-            self.records[guest.name] = GuestRecord(guest.settings, guest.agent, self.ledger)  # type: ignore[arg-type]
+            record = GuestRecord(guest.settings, guest.agent, self.ledger)  # type: ignore[arg-type]
+            record.tuned = tuning(self.slider)
+            self.records[guest.name] = record
         self.watch.coordinator_began(self.now_s)
 
     def __getitem__(self, name: str) -> Guest:
@@ -276,7 +281,7 @@ class World:
         used_kib = sum(guest.resident_kib + OVERHEAD_KIB for guest in self.guests)
         facts = HostFacts(16 * GIB, 16 * GIB - used_kib)
         records = tuple(record.snapshot(self.now_s) for record in self.records.values())
-        return Snapshot(self.now_s, HostSnapshot(self.budget_kib, self.headroom_kib, facts), records)
+        return Snapshot(self.now_s, HostSnapshot(self.budget_kib, self.headroom_kib, facts, self.slider), records)
 
     def _carry_out(self, command: Command) -> None:
         guest = self[command.guest]

@@ -24,6 +24,7 @@ MIB = 1024
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
 TOML = """
 [host]
+slider = 50
 budget = "{budget_mib}M"
 control = "{folder}/control.sock"
 state = "{folder}/state.sqlite"

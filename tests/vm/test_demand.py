@@ -78,6 +78,7 @@ def settings_for(folder: Path) -> Settings:
         channel_path=str(folder / "alpha" / "agent.sock"),
     )
     host = HostSettings(
+        slider=50,
         budget_kib=RAM_KIB + OVERHEAD_KIB + HEADROOM_KIB,
         headroom_kib=HEADROOM_KIB,
         control_path=str(folder / "control.sock"),

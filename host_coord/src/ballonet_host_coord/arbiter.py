@@ -9,7 +9,11 @@ The law, in the order in which memory is given away (`DESIGN.md`, section 4, has
    the headroom. What a guest already holds of its demand is not taken back only to fill the headroom.
 4. **Starts.** A VM that waits for its first instruction takes from buffers and surplus, never from demand.
 5. **Buffers**: spare memory over demand, worthwhile file cache, and what a falling guest still holds.
-6. **Surplus** stays with the host.
+6. **Surplus** stays in the guests that have it, up to the slider's share, and what nobody holds is handed out by
+   weight; the rest is the host's. It is given up as soon as a rank above lacks anything.
+
+The slider sets what ranks as buffer and how much surplus guests keep (`slider.py`); a host that is itself short moves
+it towards density and takes what it lacks from the pool (`host_state.py`).
 
 A last pass keeps invariant I4: a guest that is short is not shrunk while another that can be shrunk still holds
 more than it needs; its turn comes when the others have given.
@@ -22,18 +26,22 @@ from dataclasses import dataclass
 from ballonet_protocol.limits import FRESH_LEAST_S, FRESH_PERIODS, SETTLING_S
 
 from .booking import READ_APART_KIB
-from .demand import want_kib
+from .decision import mib
+from .host_state import effective_slider
 from .model import (
     Decision,
     GuestDecision,
     GuestSnapshot,
+    HostState,
     LinkState,
     Phase,
     ReportKind,
+    Rule,
     RunState,
     Snapshot,
     Status,
 )
+from .slider import Tuning, tuning
 from .water import Taker, fill
 
 BLIND_BUFFER_PERCENT = 25
@@ -43,58 +51,77 @@ TOLERANCE_KIB = 4096
 """A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Party:
     """One guest on the way through the ranks."""
 
     guest: GuestSnapshot
     fixed: bool
     shrinkable: bool
+    given_kib: int
     floor_kib: int
     lower_kib: int
     demand_kib: int
     want_kib: int
+    most_kib: int
+    weight: int
     hold_reason: str
 
 
 def one_iteration(snapshot: Snapshot) -> Decision:
     """Decide for every guest of the snapshot. Reads no clock and keeps nothing."""
-    parties = [_enter(guest, snapshot.now_s) for guest in snapshot.guests]
+    host = snapshot.host
+    tuned = tuning(effective_slider(host.slider, host.state))
+    parties = [_enter(guest, snapshot.now_s, tuned) for guest in snapshot.guests]
     movable = [party for party in parties if not party.fixed]
-    overheads_kib = sum(party.guest.booking.overhead_kib for party in parties)
-    fixed_kib = sum(party.guest.booking.assigned_kib for party in parties if party.fixed)
-    refilled_kib = sum(_refilled_kib(party.guest) for party in movable if party.shrinkable)
-    pool_kib = snapshot.host.budget_kib - overheads_kib - fixed_kib - refilled_kib
-    regular_kib = pool_kib - snapshot.host.headroom_kib
+    overheads_kib = fixed_kib = refilled_kib = starts_kib = booked_kib = 0
+    for party in parties:
+        booking = party.guest.booking
+        overheads_kib += booking.overhead_kib
+        booked_kib += booking.overhead_kib + booking.assigned_kib
+        if party.fixed:
+            fixed_kib += booking.assigned_kib
+            if party.guest.waiting_to_start:
+                starts_kib += party.guest.vm.ram_kib
+        elif party.shrinkable:
+            refilled_kib += _refilled_kib(party)
+    pool_kib = host.budget_kib - overheads_kib - fixed_kib - refilled_kib - host.lacking_kib
+    regular_kib = pool_kib - host.headroom_kib
 
     held = _share_demand(movable, pool_kib, regular_kib)
-    starts_kib = sum(party.guest.vm.ram_kib for party in parties if party.guest.waiting_to_start)
-    booked_kib = snapshot.booked_kib
-    overdrawn_kib = max(0, booked_kib - snapshot.host.budget_kib)
+    overdrawn_kib = max(0, booked_kib - host.budget_kib)
     if starts_kib or overdrawn_kib:
         # The last MiB of each guest are not worth a command; together they must not keep a machine waiting.
         starts_kib += TOLERANCE_KIB * len(movable)
-    spare_kib = max(0, regular_kib - starts_kib - sum(held))
+    supply_kib = max(sum(held), regular_kib - starts_kib)
     targets = fill(
-        sum(held) + spare_kib,
+        supply_kib,
         [
-            Taker(base, base, max(base, party.want_kib), party.guest.settings.weight)
+            Taker(base, base, party.want_kib if party.want_kib > base else base, party.weight)
             for party, base in zip(movable, held, strict=True)
         ],
     )
+    if tuned.surplus_ratio and host.state is HostState.EASY:
+        targets = _share_surplus(movable, targets, supply_kib, tuned.surplus_ratio)
     targets = _starved_first(movable, held, targets)
 
-    by_name = {party.guest.name: target for party, target in zip(movable, targets, strict=True)}
-    decisions = tuple(_decide(party, by_name.get(party.guest.name), snapshot) for party in parties)
+    free_kib = host.budget_kib - host.headroom_kib - booked_kib
+    decisions = []
+    placed = iter(targets)
+    for party in parties:
+        if party.guest.waiting_to_start:
+            room = f"{mib(party.guest.vm.ram_kib)} are free ({mib(max(0, free_kib))} now)"
+            party.hold_reason += f": starts when {room}"
+        decisions.append(_decide(party, None if party.fixed else next(placed), tuned))
     return Decision(
         now_s=snapshot.now_s,
-        budget_kib=snapshot.host.budget_kib,
+        budget_kib=host.budget_kib,
         booked_kib=booked_kib,
-        headroom_kib=snapshot.host.headroom_kib,
-        headroom_free_kib=_headroom_free_kib(snapshot),
+        headroom_kib=host.headroom_kib,
+        headroom_free_kib=_headroom_free_kib(snapshot, booked_kib),
         overdrawn_kib=overdrawn_kib,
         overdrawn_cause=_overdrawn_cause(snapshot) if overdrawn_kib else "",
-        guests=decisions,
+        guests=tuple(decisions),
     )
 
 
@@ -104,38 +131,43 @@ def fresh_for_s(guest: GuestSnapshot) -> float:
     return max(FRESH_LEAST_S, FRESH_PERIODS * period_s)
 
 
-def _enter(guest: GuestSnapshot, now_s: float) -> _Party:
-    settings, vm, booking = guest.settings, guest.vm, guest.booking
-    present_kib = booking.assigned_kib
+def _enter(guest: GuestSnapshot, now_s: float, tuned: Tuning) -> _Party:
+    settings, vm, demand = guest.settings, guest.vm, guest.demand
+    given_kib = guest.given_kib
+    ram_kib = vm.ram_kib
     fixed_reason = _fixed_reason(guest)
     # A floor keeps what a guest has; it gives nothing, or a guest that lies about it would be given everything (I5).
-    floor_kib = min(max(settings.minimum_kib, min(_own_floor_kib(guest), guest.given_kib)), vm.ram_kib)
-    most_kib = min(settings.maximum_kib, vm.ram_kib)
+    own_floor_kib = _own_floor_kib(guest)
+    floor_kib = min(max(settings.minimum_kib, min(own_floor_kib, given_kib)), ram_kib)
+    most_kib = min(settings.maximum_kib, ram_kib)
     hold_reason = fixed_reason or _hold_reason(guest, now_s)
-    shrinkable = not hold_reason
-    lower_kib = floor_kib if shrinkable else max(present_kib, floor_kib)
-    if guest.demand is None:
-        demand_kib = wanted_kib = guest.given_kib
+    lower_kib = max(guest.booking.assigned_kib, floor_kib) if hold_reason else floor_kib
+    if demand is None:
+        demand_kib = wanted_kib = given_kib
     else:
-        demand_kib = min(max(guest.demand.demand_kib, floor_kib), most_kib)
-        wanted_kib = min(max(want_kib(guest.demand, settings), floor_kib), most_kib)
+        demand_kib = min(max(demand.demand_kib, floor_kib), most_kib)
+        wanted_kib = tuned.want_kib(demand.demand_kib, demand.held_kib, demand.cache_kib, settings.buffer_percent)
+        wanted_kib = min(max(wanted_kib, floor_kib), most_kib)
     if guest.released:
-        wanted_kib = vm.ram_kib
+        wanted_kib = ram_kib
     return _Party(
-        guest=guest,
-        fixed=bool(fixed_reason),
-        shrinkable=shrinkable,
-        floor_kib=floor_kib,
-        lower_kib=lower_kib,
-        demand_kib=demand_kib,
-        want_kib=wanted_kib,
-        hold_reason=hold_reason,
+        guest,
+        bool(fixed_reason),
+        not hold_reason,
+        given_kib,
+        floor_kib,
+        lower_kib,
+        demand_kib,
+        wanted_kib,
+        most_kib,
+        settings.weight,
+        hold_reason,
     )
 
 
-def _refilled_kib(guest: GuestSnapshot) -> int:
+def _refilled_kib(party: _Party) -> int:
     """What resides above what the guest was given: its balloon holds it already, so no shrink frees it."""
-    above_kib = guest.booking.assigned_kib - guest.given_kib
+    above_kib = party.guest.booking.assigned_kib - party.given_kib
     return above_kib if above_kib > READ_APART_KIB else 0
 
 
@@ -202,26 +234,53 @@ def _hold_reason(guest: GuestSnapshot, now_s: float) -> str:
 
 def _share_demand(movable: list[_Party], pool_kib: int, regular_kib: int) -> list[int]:
     takers = [
-        Taker(party.guest.settings.minimum_kib, party.lower_kib, party.demand_kib, party.guest.settings.weight)
-        for party in movable
+        Taker(party.guest.settings.minimum_kib, party.lower_kib, party.demand_kib, party.weight) for party in movable
     ]
     level = fill(regular_kib, takers)
+    if sum(level) + len(level) < regular_kib:
+        return level  # all demand is met: nothing of it is cut for the headroom
     # Scarce: what is held of a demand already is not taken back to fill the headroom, only what is above the level
     # of the whole pool.
     kept = [
         Taker(
             party.guest.settings.minimum_kib,
             least,
-            max(least, min(party.guest.given_kib, party.demand_kib)),
-            party.guest.settings.weight,
+            max(least, min(party.given_kib, party.demand_kib)),
+            party.weight,
         )
         for party, least in zip(movable, level, strict=True)
     ]
     return fill(max(pool_kib, sum(level)), kept)
 
 
+def _share_surplus(movable: list[_Party], targets: list[int], supply_kib: int, surplus_ratio: float) -> list[int]:
+    """What nobody wants stays where it is, up to the slider's share, and what lies idle is handed out."""
+    if supply_kib - sum(targets) < TOLERANCE_KIB:
+        return targets
+    uppers = [
+        target if party.most_kib <= target else target + int((party.most_kib - target) * surplus_ratio)
+        for party, target in zip(movable, targets, strict=True)
+    ]
+    kept = fill(
+        supply_kib,
+        [
+            Taker(target, target, max(target, min(party.given_kib, upper)), party.weight)
+            for party, target, upper in zip(movable, targets, uppers, strict=True)
+        ],
+    )
+    return fill(
+        supply_kib,
+        [
+            Taker(least, least, upper, party.weight)
+            for party, least, upper in zip(movable, kept, uppers, strict=True)
+        ],
+    )
+
+
 def _starved_first(movable: list[_Party], held: list[int], targets: list[int]) -> list[int]:
     """I4: hold a short guest at what it has while another still has more than it needs, and would give it."""
+    if all(least >= party.demand_kib for party, least in zip(movable, held, strict=True)):
+        return targets
     somebody_has_more = any(
         party.shrinkable
         and not party.guest.refuses
@@ -231,19 +290,19 @@ def _starved_first(movable: list[_Party], held: list[int], targets: list[int]) -
     if not somebody_has_more:
         return targets
     return [
-        max(target, min(party.guest.given_kib, party.demand_kib)) if least < party.demand_kib else target
+        max(target, min(party.given_kib, party.demand_kib)) if least < party.demand_kib else target
         for party, least, target in zip(movable, held, targets, strict=True)
     ]
 
 
-def _decide(party: _Party, target_kib: int | None, snapshot: Snapshot) -> GuestDecision:
-    guest = party.guest
-    present_kib = guest.given_kib
+def _decide(party: _Party, target_kib: int | None, tuned: Tuning) -> GuestDecision:
+    guest, demand = party.guest, party.guest.demand
+    present_kib = given_kib = party.given_kib
     if target_kib is None:
         target_kib = present_kib = guest.booking.assigned_kib
     elif not party.shrinkable:
         # Held means neither taken from nor given what only resides: more than it has is for what it wants.
-        least_kib = guest.given_kib if guest.demand is None else max(guest.given_kib, party.floor_kib)
+        least_kib = given_kib if demand is None else max(given_kib, party.floor_kib)
         target_kib = max(least_kib, min(target_kib, party.want_kib))
     if target_kib > present_kib:
         phase = Phase.ALLOCATING
@@ -251,63 +310,67 @@ def _decide(party: _Party, target_kib: int | None, snapshot: Snapshot) -> GuestD
         phase = Phase.FREEING
     else:
         phase = Phase.HOLD
+    rule = _rule(party, target_kib)
+    held_by = party.hold_reason
+    if held_by and not (
+        rule in (Rule.FIXED, Rule.UNKNOWN) or target_kib >= given_kib > party.want_kib or guest.stuck_since_s
+    ):
+        held_by = ""
     return GuestDecision(
-        name=guest.name,
-        target_kib=target_kib,
-        want_kib=party.want_kib,
-        floor_kib=party.floor_kib,
-        phase=phase,
-        status=_status(party),
-        shrinkable=party.shrinkable,
-        urgent=guest.demand is not None and guest.demand.urgent and present_kib < party.demand_kib,
-        why=_why(party, target_kib, snapshot),
+        guest.settings.name,
+        target_kib,
+        party.want_kib,
+        party.floor_kib,
+        phase,
+        _status(party),
+        party.shrinkable,
+        demand is not None and demand.urgent and present_kib < party.demand_kib,
+        rule,
+        demand.demand_kib if demand is not None else 0,
+        demand.held_kib if demand is not None else 0,
+        int(guest.settings.buffer_percent * tuned.buffer_ratio),
+        party.weight,
+        guest.vm.ram_kib if rule is Rule.RELEASED else party.most_kib,
+        held_by,
     )
 
 
+def _rule(party: _Party, target_kib: int) -> Rule:
+    demand = party.guest.demand
+    if party.fixed:
+        return Rule.FIXED
+    if party.guest.released:
+        return Rule.RELEASED
+    if demand is None:
+        return Rule.UNKNOWN
+    demand_kib = demand.demand_kib
+    if target_kib < demand_kib and target_kib < party.demand_kib:
+        return Rule.SHORT
+    if demand_kib > party.demand_kib:
+        return Rule.MAXIMUM
+    if target_kib < party.want_kib:
+        return Rule.PARTLY
+    if target_kib > party.want_kib + TOLERANCE_KIB and party.shrinkable:
+        return Rule.SURPLUS
+    if party.want_kib <= party.floor_kib:
+        return Rule.FLOOR
+    return Rule.FALLING if demand.held_kib >= party.want_kib else Rule.BUFFER
+
+
 def _status(party: _Party) -> Status:
-    guest = party.guest
-    if guest.vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN) or guest.demand is None:
+    guest, demand = party.guest, party.guest.demand
+    if demand is None or guest.vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
         return Status.ABSENT
-    has_kib = guest.given_kib + TOLERANCE_KIB
-    if has_kib < guest.demand.demand_kib:
+    has_kib = party.given_kib + TOLERANCE_KIB
+    if has_kib < demand.demand_kib:
         return Status.WARNING
-    buffered_kib = guest.demand.demand_kib * (100 + guest.settings.buffer_percent) // 100
+    buffered_kib = demand.demand_kib * (100 + guest.settings.buffer_percent) // 100
     return Status.OK if has_kib >= min(buffered_kib, guest.settings.maximum_kib) else Status.LOW
 
 
-def _why(party: _Party, target_kib: int, snapshot: Snapshot) -> str:
-    guest = party.guest
-    if party.fixed:
-        reason = party.hold_reason
-        if guest.waiting_to_start:
-            free_kib = snapshot.host.budget_kib - snapshot.host.headroom_kib - snapshot.booked_kib
-            reason += f": starts when {_mib(guest.vm.ram_kib)} are free ({_mib(max(0, free_kib))} now)"
-        return reason
-    if guest.released:
-        return f"released by the operator: everything back, up to {_mib(guest.vm.ram_kib)}"
-    if guest.demand is None:
-        return party.hold_reason or "no report yet: held"
-    demand = f"demand {_mib(guest.demand.demand_kib)}"
-    if target_kib < min(guest.demand.demand_kib, party.demand_kib):
-        text = f"short: {demand}, its share by weight {guest.settings.weight} is {_mib(target_kib)}"
-    elif guest.demand.demand_kib > party.demand_kib:
-        text = f"{demand} is more than its maximum {_mib(party.demand_kib)}"
-    elif target_kib < party.want_kib:
-        text = f"{demand} met, of its want {_mib(party.want_kib)} there is {_mib(target_kib)}"
-    elif party.want_kib <= party.floor_kib:
-        text = f"{demand} is below its floor {_mib(party.floor_kib)}"
-    elif guest.demand.held_kib >= party.want_kib:
-        text = f"{demand}, falling: still holds {_mib(guest.demand.held_kib)}"
-    else:
-        text = f"{demand} + buffer {guest.settings.buffer_percent} % = {_mib(party.want_kib)}"
-    if party.hold_reason and (target_kib >= guest.given_kib > party.want_kib or guest.stuck_since_s):
-        text += f"; {party.hold_reason}"
-    return text
-
-
-def _headroom_free_kib(snapshot: Snapshot) -> int:
+def _headroom_free_kib(snapshot: Snapshot, booked_kib: int) -> int:
     """The part of the headroom that is there: not booked, and shown by the host's own MemAvailable."""
-    free_kib = snapshot.host.budget_kib - snapshot.booked_kib
+    free_kib = snapshot.host.budget_kib - booked_kib
     if snapshot.host.facts is not None:
         free_kib = min(free_kib, snapshot.host.facts.available_kib)
     return max(0, min(snapshot.host.headroom_kib, free_kib))
@@ -330,12 +393,8 @@ def _overdrawn_cause(snapshot: Snapshot) -> str:
         elif guest.residency is not None and guest.residency.resident_kib >= guest.booking.assigned_kib:
             causes.append((over_kib, f"{guest.name} resides above its balloon's size"))
         elif guest.hypervisor_target_kib is not None:
-            causes.append((over_kib, f"{guest.name} took {_mib(over_kib)} back or has not given it yet"))
+            causes.append((over_kib, f"{guest.name} took {mib(over_kib)} back or has not given it yet"))
         else:
-            causes.append((over_kib, f"{guest.name} was found at {_mib(guest.booking.assigned_kib)}"))
+            causes.append((over_kib, f"{guest.name} was found at {mib(guest.booking.assigned_kib)}"))
     causes.sort(reverse=True)
     return "; ".join(text for _, text in causes) or "the budget is smaller than what the guests hold"
-
-
-def _mib(kib: int) -> str:
-    return f"{kib / 1024:.0f} MiB"

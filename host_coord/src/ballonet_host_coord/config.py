@@ -5,7 +5,8 @@ same key of an earlier file, and each key remembers its file), *normalize* turns
 below, *validate* checks values against each other. A fault never stops the search for further ones, and nothing
 is touched before all three have passed.
 
-    [host]        budget reserve headroom stop_policy control control_group state record
+    [host]        budget reserve headroom slider stop_policy control control_group state record
+    [demand]      model
     [defaults]    what every guest has that does not say otherwise: any guest key but qmp and channel
     [guest.NAME]  qmp channel minimum startup maximum weight buffer overhead
                   shrink_without_deflate_on_oom start_when_it_fits
@@ -21,14 +22,16 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ballonet_protocol.units import parse_size
 
 from .booking import budget_kib
-from .model import GuestSettings, HostSettings, Settings, StopPolicy
+from .model import DemandModel, GuestSettings, HostSettings, Settings, StopPolicy
 from .ports import HostMemory
+from .slider import MOST_SLIDER
 
 DEFAULT_PATH = "/etc/ballonet/coordinator.toml"
 MOST_SOCKET_PATH_BYTES = 107
@@ -109,7 +112,8 @@ class _Section(NamedTuple):
         return f"[{self.kind}.{_toml_key(self.guest)}]" if self.guest else f"[{self.kind}]"
 
 
-HOST, DEFAULTS = _Section("host"), _Section("defaults")
+HOST, DEMAND, DEFAULTS = _Section("host"), _Section("demand"), _Section("defaults")
+SECTIONS = ("host", "demand", "defaults", "guest")
 
 
 @dataclass(slots=True)
@@ -117,7 +121,7 @@ class _Tree:
     """All files as one: section -> key -> value, and the file that said it last."""
 
     checker: _Checker
-    sections: dict[_Section, dict[str, Any]] = field(default_factory=lambda: {HOST: {}, DEFAULTS: {}})
+    sections: dict[_Section, dict[str, Any]] = field(default_factory=lambda: {HOST: {}, DEMAND: {}, DEFAULTS: {}})
     said_by: dict[tuple[_Section, str], str] = field(default_factory=dict)
     first_file: str = ""
 
@@ -136,9 +140,10 @@ class _Tree:
             self.checker.fault(file, "", "", f"is not TOML: {error}")
             return
         for name, content in document.items():
-            if name not in ("host", "defaults", "guest"):
-                hint = _did_you_mean(name, ("host", "defaults", "guest"))
-                self.checker.fault(file, name, "", f"unknown{hint}; sections are [host], [defaults], [guest.NAME]")
+            if name not in SECTIONS:
+                hint = _did_you_mean(name, SECTIONS)
+                allowed = f"unknown{hint}; sections are [host], [demand], [defaults], [guest.NAME]"
+                self.checker.fault(file, name, "", allowed)
             elif not isinstance(content, dict):
                 self.checker.fault(file, name, content, f"must be a section, written [{name}]")
             elif name != "guest":
@@ -231,11 +236,14 @@ def _socket(value: object) -> str:
     return path
 
 
-def _stop_policy(value: object) -> StopPolicy:
-    words = [policy.value for policy in StopPolicy]
-    if value not in words:
-        raise _Wrong("allowed is " + " or ".join(f'"{word}"' for word in words))
-    return StopPolicy(value)
+def _one_of(words: type[StrEnum]) -> Callable[[object], StrEnum]:
+    def read(value: object) -> StrEnum:
+        allowed = [word.value for word in words]
+        if value not in allowed:
+            raise _Wrong("allowed is " + " or ".join(f'"{word}"' for word in allowed))
+        return words(value)
+
+    return read
 
 
 _Table = Mapping[str, tuple[str, Callable[[object], Any]]]
@@ -244,12 +252,14 @@ HOST_KEYS: _Table = {
     "budget": ("budget_kib", _size),
     "reserve": ("reserve_kib", _size_or_nothing),
     "headroom": ("headroom_kib", _size_or_nothing),
-    "stop_policy": ("stop_policy", _stop_policy),
+    "slider": ("slider", _whole(0, MOST_SLIDER)),
+    "stop_policy": ("stop_policy", _one_of(StopPolicy)),
     "control": ("control_path", _socket),
     "control_group": ("control_group", _text),
     "state": ("state_path", _path),
     "record": ("record_path", _path),
 }
+DEMAND_KEYS: _Table = {"model": ("demand_model", _one_of(DemandModel))}
 DEFAULT_KEYS: _Table = {
     "minimum": ("minimum_kib", _size),
     "startup": ("startup_kib", _size),
@@ -283,7 +293,11 @@ def _values(tree: _Tree, section: _Section, table: _Table, checker: _Checker) ->
 
 def _normalize(tree: _Tree, checker: _Checker) -> Settings:
     """Settings of everything that could be read; a guest that lacks something needed is left out."""
-    host = replace(HostSettings(), **_values(tree, HOST, HOST_KEYS, checker))
+    host = replace(
+        HostSettings(),
+        **_values(tree, HOST, HOST_KEYS, checker),
+        **_values(tree, DEMAND, DEMAND_KEYS, checker),
+    )
     defaults = _values(tree, DEFAULTS, DEFAULT_KEYS, checker)
     guests = []
     for section in tree.sections:

@@ -20,10 +20,12 @@ from .arbiter import one_iteration
 from .attendant import Attendant, describe
 from .booking import budget_kib
 from .guests import GuestRecord
+from .host_state import HostWatch, watch_host
 from .ledger import Ledger
 from .model import (
     Command,
     Decision,
+    HostFacts,
     HostSnapshot,
     Residency,
     Settings,
@@ -32,6 +34,7 @@ from .model import (
 from .overdraft import OverdraftWatch
 from .ports import Clock, HostMemory, Hypervisor, PortError, Recorder, StateStore
 from .session import AgentSession, Randomness
+from .slider import tuning
 from .snapshot import decision_to_json, snapshot_to_json
 from .summary import summarise
 
@@ -70,14 +73,17 @@ class Coordinator:
         self._wake = trio.Event()
         self._urgent = False
         self._overdraft = OverdraftWatch()
+        self._host_watch = HostWatch()
         self._attendants = {
             guest.name: Attendant(
                 GuestRecord(guest, AgentSession(randomness), self.ledger, observe), hypervisor.vm(guest.name), self
             )
             for guest in settings.guests
         }
-        for name in self._attendants:
-            self._attendants[name].record.released = bool(state.get(f"released:{name}"))
+        for name, attendant in self._attendants.items():
+            attendant.record.released = bool(state.get(f"released:{name}"))
+            attendant.record.tuned = tuning(settings.host.slider)
+            attendant.record.demand_model = settings.host.demand_model
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
@@ -162,12 +168,27 @@ class Coordinator:
 
     def _take_snapshot(self, now_s: float) -> Snapshot:
         facts = self._host_memory.facts()
+        self._watch_host(facts, now_s)
         return Snapshot(
             now_s=now_s,
-            host=HostSnapshot(budget_kib(self.settings.host, facts), self.settings.host.headroom_kib, facts),
+            host=HostSnapshot(
+                budget_kib(self.settings.host, facts),
+                self.settings.host.headroom_kib,
+                facts,
+                self.settings.host.slider,
+                self._host_watch.state,
+                self._host_watch.lacking_kib,
+                self._host_watch.why,
+            ),
             guests=tuple(attendant.record.snapshot(now_s) for attendant in self._attendants.values()),
             observe=self.observe,
         )
+
+    def _watch_host(self, facts: HostFacts, now_s: float) -> None:
+        before = self._host_watch.state
+        self._host_watch = watch_host(self._host_watch, facts, now_s)
+        if self._host_watch.state is not before:
+            log.warning("host memory is %s: %s", self._host_watch.state, self._host_watch.why or "it has recovered")
 
     def _watch_overdraft(self, decision: Decision, now_s: float) -> None:
         calm = not self._overdraft.alarm

@@ -9,7 +9,7 @@ Three signals, since each alone is known to fail (`DESIGN.md`, section 3):
 * **harm** is the proof: the guest's own DEMAND, or stalls that nothing of ours explains.
 
 Fast up, slow down. While use rises it is extrapolated over `LEAD_S`, the time a deflate takes to arrive. What the guest
-held before is remembered in `held` and halves every `FALL_HALF_LIFE_S`; the arbiter gives that part to
+held before is remembered in `held` and halves in a time that the slider sets; the arbiter gives that part to
 another guest at once when that one is short.
 
 All of it is a fold: `observe(estimate, report, ...)` for each report, `demand_at(estimate, wish, now)` to read.
@@ -19,16 +19,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .model import Demand, GuestSettings, UsageReport, VmFacts, Wish
+from .model import Demand, DemandModel, GuestSettings, UsageReport, VmFacts, Wish
+from .slider import DEFAULT_SLIDER, Tuning, tuning
+
+DEFAULT_TUNING = tuning(DEFAULT_SLIDER)
 
 LEAD_S = 2.0
 """A deflate is decided within one report (1 s) and carried out within another: that far ahead demand must look."""
 
 LEAD_MOST_RATIO = 0.25
 """Of RAM: no extrapolation asks for more than this at once; the next report is a second away."""
-
-FALL_HALF_LIFE_S = 45.0
-"""Memory given back over minutes: half in 45 s, nine tenths in 150 s. Programs that come and go keep their room."""
 
 FORGET_RATIO = 0.01
 """A remainder of the past below 1 % of demand is dropped, so that constant reports reach a fixed point."""
@@ -39,9 +39,6 @@ HOT_SWAP_HALF_LIFE_S = 30.0
 WISH_FRESH_S = 3.0
 """An agent repeats its DEMAND while it is short (up to four a second); three report periods without one end it."""
 
-HARM_PSI_SOME_RATIO = 0.10
-"""Somebody waited for memory a tenth of the interval: ten times what a healthy, busy guest shows."""
-
 HARM_AVAILABLE_RATIO = 0.15
 """Stalls with more than 15 % of the guest available come from a limit inside it; more memory would not cure them."""
 
@@ -49,8 +46,16 @@ HARM_STEP_RATIO = 1 / 8
 HARM_STEP_LEAST_KIB = 65536
 """A guest that stalls gets an eighth of its size more, at least 64 MiB: several seconds' allocation of a busy one."""
 
-CACHE_KEPT_RATIO = 0.25
-"""A quarter of the file cache ranks with the buffer: the active part of it, where the kernel's split is not known."""
+CACHE_HALF_LIFE_S = 300.0
+"""Cache of which nothing is missed stops ranking with the buffer by halves in this time, down to the slider's share:
+what a guest reads again within minutes is then still there."""
+
+PAGE_KIB = 4
+"""The kernel counts refaults in pages; other sizes than 4 KiB only make this a stricter measure."""
+
+REFAULT_KIB_PER_S = 4096
+"""Pages read again that were dropped shortly before: 4 MiB a second keeps a disk busy, and proves that the cache is
+too small. It then ranks with the buffer as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,19 @@ class Estimate:
     psi_some_ratio: float | None
     psi_full_ratio: float | None
     harmed: bool
+    cache_kept_ratio: float = 1.0
+    """The share of the file cache that has shown itself worth keeping, or has not shown the opposite yet."""
+    model: DemandModel = DemandModel.BALLONET
 
 
 def observe(
-    before: Estimate | None, report: UsageReport, vm: VmFacts, settings: GuestSettings, moved_by_us: bool
+    before: Estimate | None,
+    report: UsageReport,
+    vm: VmFacts,
+    settings: GuestSettings,
+    moved_by_us: bool,
+    tuned: Tuning = DEFAULT_TUNING,
+    model: DemandModel = DemandModel.BALLONET,
 ) -> Estimate:
     """Fold one report in. `moved_by_us`: our own shrink is under way, so stalls prove nothing (invariant I9)."""
     reserve_kib = max(0, vm.ram_kib - report.total_kib)
@@ -96,7 +110,7 @@ def observe(
     harmed = (
         not moved_by_us
         and psi_some is not None
-        and psi_some > HARM_PSI_SOME_RATIO
+        and psi_some > tuned.harm_psi_some_ratio
         and report.available_kib < size_kib * HARM_AVAILABLE_RATIO
     )
     estimate = Estimate(
@@ -110,17 +124,24 @@ def observe(
         psi_some_ratio=psi_some,
         psi_full_ratio=psi_full,
         harmed=harmed,
+        cache_kept_ratio=_cache_kept_ratio(before, report, interval_s, tuned),
+        model=model,
     )
     now_kib = _demand_kib(estimate, vm, settings)
     held_kib = float(now_kib)
     if before is not None:
         passed_s = max(0.0, report.arrived_s - before.report.arrived_s)
-        held_kib = _held_kib(before.held_kib, now_kib, passed_s)
+        held_kib = _held_kib(before.held_kib, now_kib, passed_s, tuned.held_half_life_s)
     return replace(estimate, held_kib=held_kib)
 
 
 def demand_at(
-    estimate: Estimate, wish: Wish | None, vm: VmFacts, settings: GuestSettings, now_s: float
+    estimate: Estimate,
+    wish: Wish | None,
+    vm: VmFacts,
+    settings: GuestSettings,
+    now_s: float,
+    tuned: Tuning = DEFAULT_TUNING,
 ) -> Demand:
     """What the guest needs at `now_s`. A wish that blames one of our moves (`gen`) is not demand yet (I9)."""
     demand_kib = _demand_kib(estimate, vm, settings)
@@ -131,10 +152,10 @@ def demand_at(
     passed_s = max(0.0, now_s - estimate.report.arrived_s)
     return Demand(
         demand_kib=demand_kib,
-        held_kib=int(_held_kib(estimate.held_kib, demand_kib, passed_s)),
+        held_kib=int(_held_kib(estimate.held_kib, demand_kib, passed_s, tuned.held_half_life_s)),
         use_kib=estimate.use_kib,
         committed_kib=estimate.committed_kib,
-        cache_kib=int((estimate.report.file_kib or 0) * CACHE_KEPT_RATIO),
+        cache_kib=int((estimate.report.file_kib or 0) * max(estimate.cache_kept_ratio, tuned.cache_kept_ratio)),
         urgent=urgent,
         psi_some_ratio=estimate.psi_some_ratio,
         psi_full_ratio=estimate.psi_full_ratio,
@@ -148,14 +169,10 @@ def remember(estimate: Estimate, wish: Wish, vm: VmFacts) -> Estimate:
     return replace(estimate, held_kib=max(estimate.held_kib, float(min(wish.want_kib, vm.ram_kib))))
 
 
-def want_kib(demand: Demand, settings: GuestSettings) -> int:
-    """Demand with its buffer and worthwhile cache, and what is still held from before."""
-    buffer_kib = demand.demand_kib * settings.buffer_percent // 100
-    return max(demand.held_kib, demand.demand_kib + max(buffer_kib, demand.cache_kib))
-
-
 def _demand_kib(estimate: Estimate, vm: VmFacts, settings: GuestSettings) -> int:
     kib = estimate.use_kib
+    if estimate.model is DemandModel.HYPERV:
+        return min(kib if estimate.committed_kib is None else estimate.committed_kib, vm.ram_kib)
     if estimate.committed_kib is not None:
         bound_kib = estimate.use_kib + estimate.use_kib * settings.buffer_percent // 100
         kib = max(kib, min(estimate.committed_kib, bound_kib))
@@ -167,9 +184,24 @@ def _demand_kib(estimate: Estimate, vm: VmFacts, settings: GuestSettings) -> int
     return min(kib, vm.ram_kib)
 
 
-def _held_kib(held_kib: float, demand_kib: int, passed_s: float) -> float:
-    past_kib = (held_kib - demand_kib) * 0.5 ** (passed_s / FALL_HALF_LIFE_S)
+def _held_kib(held_kib: float, demand_kib: int, passed_s: float, half_life_s: float) -> float:
+    past_kib = (held_kib - demand_kib) * 0.5 ** (passed_s / half_life_s)
     return demand_kib + past_kib if past_kib > demand_kib * FORGET_RATIO else float(demand_kib)
+
+
+def _cache_kept_ratio(
+    before: Estimate | None, report: UsageReport, interval_s: float, tuned: Tuning
+) -> float:
+    """Active cache is protected until refaults show that it is not needed; where none are told it is, by a share."""
+    if before is None or not interval_s:
+        return 1.0
+    if report.refaults is None:
+        return tuned.cache_kept_ratio
+    refaulted_kib = _grown(before.report.refaults, report.refaults) * PAGE_KIB
+    if refaulted_kib / interval_s > REFAULT_KIB_PER_S:
+        return 1.0
+    faded_ratio: float = before.cache_kept_ratio * 0.5 ** (interval_s / CACHE_HALF_LIFE_S)
+    return max(tuned.cache_kept_ratio, faded_ratio)
 
 
 def _follows(before: UsageReport, report: UsageReport) -> bool:

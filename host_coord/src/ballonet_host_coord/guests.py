@@ -12,9 +12,10 @@ from dataclasses import replace
 from ballonet_protocol.limits import SETTLING_S
 
 from .booking import book, boot_answered
-from .demand import Estimate, demand_at, observe, remember
+from .demand import DEFAULT_TUNING, Estimate, demand_at, observe, remember
 from .ledger import Ledger
 from .model import (
+    DemandModel,
     GuestSettings,
     GuestSnapshot,
     LinkState,
@@ -47,6 +48,8 @@ class GuestRecord:
         self.vm = VmFacts(RunState.ABSENT)
         self.residency: Residency | None = None
         self.released = False
+        self.tuned = DEFAULT_TUNING
+        self.demand_model = DemandModel.BALLONET
         self.detail = "not seen yet"
         self._unseen = True
         self._seen = False
@@ -113,7 +116,9 @@ class GuestRecord:
         self._report = report
         self._answered = self._answered or boot_answered(self.vm, self._agent_report())
         moved_by_us = self._ledger.is_shrinking(self.name, report.arrived_s)
-        self._estimate = observe(self._estimate, report, self.vm, self.settings, moved_by_us)
+        self._estimate = observe(
+            self._estimate, report, self.vm, self.settings, moved_by_us, self.tuned, self.demand_model
+        )
 
     def wished(self, wish: Wish) -> None:
         """A DEMAND, clamped to what the guest can have at all. The last one wins."""
@@ -136,7 +141,7 @@ class GuestRecord:
         target_kib = self._ledger.target_kib(self.name)
         demand = None
         if self._estimate is not None and self.vm.ram_kib:
-            demand = demand_at(self._estimate, self._wish, self.vm, self.settings, now_s)
+            demand = demand_at(self._estimate, self._wish, self.vm, self.settings, now_s, self.tuned)
         return GuestSnapshot(
             settings=self.settings,
             vm=self.vm,

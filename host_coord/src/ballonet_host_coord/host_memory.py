@@ -62,12 +62,14 @@ class ProcHostMemory:
         except (OSError, KeyError, ValueError) as error:
             raise PortError(f"{self._root}/meminfo does not tell the host's memory: {error!r}") from error
         some_us, full_us = parse_stall_totals(_read_optional(f"{self._root}/pressure/memory"))
+        cgroup_limit_kib, cgroup_used_kib = self._cgroup(total_kib)
         return HostFacts(
             total_kib=total_kib,
             available_kib=available_kib,
             psi_some_us=some_us,
             psi_full_us=full_us,
-            cgroup_limit_kib=self._cgroup_limit_kib(total_kib),
+            cgroup_limit_kib=cgroup_limit_kib,
+            cgroup_used_kib=cgroup_used_kib,
             read_s=self._clock.now(),
         )
 
@@ -156,18 +158,37 @@ class ProcHostMemory:
         for pid in [pid for pid, seen in self._seen.items() if now_s > seen.next_s + 2 * SMAPS_AGE_S]:
             del self._seen[pid]
 
-    def _cgroup_limit_kib(self, total_kib: int) -> int | None:
-        """The tightest limit of our own memory cgroup and its parents; None where none is below the host's memory."""
+    def _cgroup(self, total_kib: int) -> tuple[int | None, int | None]:
+        """(limit, used) of the tightest among our own memory cgroup and its parents; None where none is below the
+        host's memory."""
         paths = cgroup_files(
             _read_optional(f"{self._root}/self/cgroup"), _read_optional(f"{self._root}/self/mountinfo")
         )
-        limits_kib = []
+        limits = []
         for path in paths:
             text = _read_optional(path).strip()
             # Where there is no limit, version 2 says "max" and version 1 a number near 2^63.
             if text.isdecimal() and int(text) // 1024 < total_kib:
-                limits_kib.append(int(text) // 1024)
-        return min(limits_kib, default=None)
+                limits.append((int(text) // 1024, path))
+        if not limits:
+            return None, None
+        limit_kib, path = min(limits)
+        return limit_kib, _cgroup_used_kib(path)
+
+
+def _cgroup_used_kib(limit_path: str) -> int | None:
+    """What a cgroup uses, file cache that can be dropped at once apart; None where its files do not say."""
+    folder, name = os.path.split(limit_path)
+    usage = "memory.current" if name == "memory.max" else "memory.usage_in_bytes"
+    text = _read_optional(os.path.join(folder, usage)).strip()
+    if not text.isdecimal():
+        return None
+    dropped_bytes = 0
+    for line in _read_optional(os.path.join(folder, "memory.stat")).splitlines():
+        key, _, value = line.partition(" ")
+        if key in ("inactive_file", "total_inactive_file") and value.isdecimal():
+            dropped_bytes = max(dropped_bytes, int(value))
+    return max(0, int(text) - dropped_bytes) // 1024
 
 
 def parse_stall_totals(text: str) -> tuple[int | None, int | None]:

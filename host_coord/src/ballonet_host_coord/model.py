@@ -14,6 +14,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .decision import (
+    AskInflate,
+    Command,
+    Decision,
+    GuestDecision,
+    Phase,
+    Rule,
+    SetTarget,
+    StartVm,
+    Status,
+    TellDeflate,
+)
+from .slider import DEFAULT_SLIDER
+
+__all__ = [
+    "AskInflate",
+    "Command",
+    "Decision",
+    "GuestDecision",
+    "Phase",
+    "Rule",
+    "SetTarget",
+    "StartVm",
+    "Status",
+    "TellDeflate",
+]
+
 SNAPSHOT_VERSION = 1
 
 
@@ -25,6 +52,15 @@ class StopPolicy(StrEnum):
 
     LEAVE = "leave"
     DEFLATE = "deflate"
+
+
+class DemandModel(StrEnum):
+    """How reports become demand."""
+
+    BALLONET = "ballonet"
+    """Use, a bounded share of what is committed, and harm."""
+    HYPERV = "hyperv"
+    """Committed memory and nothing else: the reference that operators know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +92,9 @@ class HostSettings:
     budget_kib: int | None = None
     reserve_kib: int = 1048576
     headroom_kib: int = 65536
+    slider: int = DEFAULT_SLIDER
+    """Performance (0) to density (100)."""
+    demand_model: DemandModel = DemandModel.BALLONET
     stop_policy: StopPolicy = StopPolicy.LEAVE
     control_path: str = "/run/ballonet/control.sock"
     control_group: str | None = None
@@ -142,7 +181,17 @@ class HostFacts:
     psi_full_us: int | None = None
     cgroup_limit_kib: int | None = None
     """The memory limit of the coordinator's own cgroup, where it has one."""
+    cgroup_used_kib: int | None = None
+    """What that cgroup uses, file cache that can be dropped apart."""
     read_s: float = 0.0
+
+
+class HostState(StrEnum):
+    """How short the host itself is of memory; `host_state.py` has the law."""
+
+    EASY = "easy"
+    TIGHT = "tight"
+    CRITICAL = "critical"
 
 
 class VmEventKind(StrEnum):
@@ -334,6 +383,11 @@ class HostSnapshot:
     budget_kib: int
     headroom_kib: int
     facts: HostFacts | None = None
+    slider: int = DEFAULT_SLIDER
+    state: HostState = HostState.EASY
+    lacking_kib: int = 0
+    """What a critical host lacks, to be taken from what guests share."""
+    state_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,94 +403,3 @@ class Snapshot:
     @property
     def booked_kib(self) -> int:
         return sum(guest.booking.booked_kib for guest in self.guests)
-
-
-class Status(StrEnum):
-    """The three words that operators know from Hyper-V, and one for a guest that is not there."""
-
-    OK = "OK"
-    LOW = "Low"
-    WARNING = "Warning"
-    ABSENT = "-"
-
-
-class Phase(StrEnum):
-    HOLD = "hold"
-    FREEING = "freeing"
-    ALLOCATING = "allocating"
-
-
-@dataclass(frozen=True, slots=True)
-class GuestDecision:
-    """One guest's part of a decision."""
-
-    name: str
-    target_kib: int
-    """What the guest should have."""
-    want_kib: int
-    """What it would have if there were enough: demand and buffer."""
-    floor_kib: int
-    """No target below it: max(minimum, the guest's own floor)."""
-    phase: Phase
-    status: Status
-    shrinkable: bool
-    urgent: bool
-    why: str
-    """The reason with its numbers, for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    now_s: float
-    budget_kib: int
-    booked_kib: int
-    headroom_kib: int
-    headroom_free_kib: int
-    overdrawn_kib: int
-    overdrawn_cause: str
-    guests: tuple[GuestDecision, ...]
-
-
-# --- what is done about it ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SetTarget:
-    """Move the real balloon, through the hypervisor."""
-
-    guest: str
-    target_kib: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class AskInflate:
-    """Ask the agent for its consent to a smaller guest."""
-
-    guest: str
-    gen: int
-    target_kib: int
-    floor_kib: int
-    rate_kib_per_s: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class TellDeflate:
-    """Tell the agent that it may have more. The balloon is moved beside it, at once."""
-
-    guest: str
-    gen: int
-    target_kib: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartVm:
-    """Let a VM that waits before its first instruction run."""
-
-    guest: str
-    why: str
-
-
-Command = SetTarget | AskInflate | TellDeflate | StartVm

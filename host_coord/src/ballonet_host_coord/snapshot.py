@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from . import model
-from .model import SNAPSHOT_VERSION, Decision, Snapshot
+from .model import SNAPSHOT_VERSION, Decision, GuestDecision, Snapshot
 
 
 def snapshot_to_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -44,6 +44,8 @@ def snapshot_from_json(untrusted_value: object) -> Snapshot:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, GuestDecision):
+        return {**{name: _plain(item) for name, item in value._asdict().items()}, "why": value.why}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, bytes):

@@ -86,8 +86,11 @@ def _host(host: Mapping[str, Any], width: int) -> list[str]:
         f"budget {_mib(host.get('budget_kib'))}, booked {_mib(host.get('booked_kib'))}, "
         f"headroom {_mib(host.get('headroom_free_kib'))} of {_mib(host.get('headroom_kib'))}, "
         f"available on the host {_mib(host.get('available_kib'))} (MiB)"
+        + (f", slider {host['slider']}" if "slider" in host else "")
     )
     said = [facts]
+    if host.get("state", "easy") != "easy":
+        said.append(f"host memory is {_word(host.get('state')).upper()}: {_word(host.get('state_why'))}")
     if host.get("overdrawn_kib"):
         said.append(f"OVERDRAWN by {_mib(host['overdrawn_kib'])}: {_word(host.get('overdrawn_cause'))}")
     if host.get("alarm"):

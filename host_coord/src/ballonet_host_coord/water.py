@@ -13,12 +13,11 @@ Source of the scheme: max-min fairness by progressive filling (Bertsekas & Galla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import floor
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Taker:
+class Taker(NamedTuple):
     """Sizes in KiB; `lower <= upper` is expected, a smaller `upper` is read as `lower`."""
 
     base_kib: int
@@ -29,19 +28,19 @@ class Taker:
 
 def fill(supply_kib: int, takers: Sequence[Taker]) -> list[int]:
     """What each taker holds, in order. The sum is at most `supply_kib`, or the sum of the lower bounds."""
-    lowers = [taker.lower_kib for taker in takers]
-    uppers = [max(taker.lower_kib, taker.upper_kib) for taker in takers]
+    uppers = [upper if upper > lower else lower for _, lower, upper, _ in takers]
     if sum(uppers) <= supply_kib:
         return uppers
+    lowers = [lower for _, lower, _, _ in takers]
     spare = supply_kib - sum(lowers)
     if spare <= 0:
         return lowers
     # A taker begins to rise at the level where base + L*weight passes its lower bound and stops at its upper bound.
     edges: list[tuple[float, int]] = []
-    for taker, lower, upper in zip(takers, lowers, uppers, strict=True):
+    for base, lower, upper, weight in takers:
         if upper > lower:
-            edges.append(((lower - taker.base_kib) / taker.weight, taker.weight))
-            edges.append(((upper - taker.base_kib) / taker.weight, -taker.weight))
+            edges.append(((lower - base) / weight, weight))
+            edges.append(((upper - base) / weight, -weight))
     edges.sort()
     level = edges[0][0]
     rising = 0
@@ -55,7 +54,8 @@ def fill(supply_kib: int, takers: Sequence[Taker]) -> list[int]:
             left -= cost
         level = edge
         rising += change
-    return [
-        min(upper, max(lower, taker.base_kib + floor(level * taker.weight)))
-        for taker, lower, upper in zip(takers, lowers, uppers, strict=True)
-    ]
+    held = []
+    for (base, lower, _, weight), upper in zip(takers, uppers, strict=True):
+        kib = base + floor(level * weight)
+        held.append(lower if kib < lower else upper if kib > upper else kib)
+    return held

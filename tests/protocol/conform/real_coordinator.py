@@ -60,7 +60,7 @@ async def _serve(folder: Path, kits: list[Kit], lines: list[UnixServer]) -> list
         vms.append(SimulatedVm(machine, _Channel(folder / f"{name}.sock").connect))
         guests.append(GuestSettings(name, 256 * MIB, 512 * MIB, RAM_KIB, overhead_kib=64 * MIB))
     budget_kib = len(kits) * 2 * RAM_KIB
-    settings = Settings(HostSettings(budget_kib=budget_kib, headroom_kib=64 * MIB), tuple(guests))
+    settings = Settings(HostSettings(budget_kib=budget_kib, headroom_kib=64 * MIB, slider=50), tuple(guests))
     coordinator = Coordinator(
         settings,
         SimulatedHypervisor(vms),

@@ -17,7 +17,17 @@ from .accelerator import choose_accelerator
 from .image import Image
 from .lines import PeerGone
 from .machine import Guest, Machine, MachineError, MachineSpec, machine_folder, open_machine
-from .play import BUDGET_KIB, HEADROOM_KIB, MINIMUM_KIB, OVERHEAD_KIB, RAM_KIB, STARTUP_KIB, has_started, perform
+from .play import (
+    BUDGET_KIB,
+    HEADROOM_KIB,
+    MINIMUM_KIB,
+    OVERHEAD_KIB,
+    RAM_KIB,
+    SLIDER,
+    STARTUP_KIB,
+    has_started,
+    perform,
+)
 from .table import Screen, Table
 from .verdict import Judge, Verdict
 
@@ -100,6 +110,7 @@ def settings_for(folder: Path) -> Settings:
     host = HostSettings(
         budget_kib=BUDGET_KIB,
         headroom_kib=HEADROOM_KIB,
+        slider=SLIDER,
         control_path=str(folder / "control.sock"),
         state_path=str(folder / "state.sqlite"),
     )

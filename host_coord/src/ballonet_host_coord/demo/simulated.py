@@ -12,7 +12,17 @@ from ballonet_host_coord.simulated.channels import UnixChannel
 from ballonet_host_coord.simulated.house import House
 from ballonet_host_coord.simulated.machine import IDLE_KIB, KERNEL_SHARE, LEFT_FREE_KIB, Character, SimulatedMachine
 
-from .play import BUDGET_KIB, HEADROOM_KIB, MINIMUM_KIB, OVERHEAD_KIB, RAM_KIB, STARTUP_KIB, has_started, perform
+from .play import (
+    BUDGET_KIB,
+    HEADROOM_KIB,
+    MINIMUM_KIB,
+    OVERHEAD_KIB,
+    RAM_KIB,
+    SLIDER,
+    STARTUP_KIB,
+    has_started,
+    perform,
+)
 from .table import Screen, Table
 from .verdict import Judge, Verdict
 
@@ -58,7 +68,7 @@ async def run_simulated(screen: Screen, over_sockets: bool = True) -> Verdict:
     guests = tuple(
         GuestSettings(name, MINIMUM_KIB, STARTUP_KIB, RAM_KIB, overhead_kib=OVERHEAD_KIB) for name in NAMES
     )
-    settings = Settings(HostSettings(budget_kib=BUDGET_KIB, headroom_kib=HEADROOM_KIB), guests)
+    settings = Settings(HostSettings(budget_kib=BUDGET_KIB, headroom_kib=HEADROOM_KIB, slider=SLIDER), guests)
     with tempfile.TemporaryDirectory(prefix="ballonet-") as folder:
         sockets = {name: UnixChannel(Path(folder) / f"{name}.sock") for name in NAMES if over_sockets}
         for channel in sockets.values():
