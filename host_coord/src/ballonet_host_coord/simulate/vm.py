@@ -47,9 +47,10 @@ class Vm:
 class Policy(Protocol):
     """One way to share the host's memory. An instance serves one run.
 
-    The engine calls `begin` once, at `now_s` 0 with the machines that exist then at their first sizes; then `turn` at
-    each time that `next_turn_s` named. It asks `next_turn_s` again after each turn, after each step of any machine's
-    demand, and after machines came or went (`changed` True for the last two).
+    The engine calls `begin` once, when the first machine appears, with the machines that exist then at their first
+    sizes; then `turn` at each time that `next_turn_s` named, with one machine at least. It asks `next_turn_s` again
+    after `begin`, after each step of any machine's demand, after a change of what one shows, and after machines came
+    or went (`changed` True), and after each turn (`changed` False; the answer must then be later than `now_s`).
     """
 
     name: str
@@ -60,7 +61,7 @@ class Policy(Protocol):
 
     def turn(self, now_s: float, vms: Sequence[Vm]) -> Mapping[str, int]:
         """New targets, KiB, by name; machines that are not named keep theirs. `vms`: those that exist, by first
-        appearance."""
+        appearance, the same objects each time. A target is clipped to 0 and the machine's maximum."""
 
     def next_turn_s(self, now_s: float, changed: bool) -> float:
         """When it wants its next turn, at least `now_s`; infinity: when something has changed."""
