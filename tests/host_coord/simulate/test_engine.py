@@ -211,6 +211,14 @@ def test_a_turn_that_was_due_comes_before_a_step_at_the_same_time():
     assert policy.shown == [2, 3]
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_house_may_be_empty_for_a_while(name):
+    """A turn that was due when nobody was there comes with the next machine, and no later one is lost."""
+    guests = [guest("a", (0.0, 2 * GIB), end_s=5.0), guest("b", (50.0, 2 * GIB), (60.0, 8 * GIB), end_s=90.0)]
+    score = run(guests, POLICIES[name](), 16 * GIB)
+    assert score.shortage_vm_seconds < 4
+
+
 def test_a_policy_that_names_nobody_or_the_past_is_told():
     """A target for a machine that does not exist and a next turn that is not later are errors."""
 
