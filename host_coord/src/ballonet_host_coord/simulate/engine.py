@@ -84,7 +84,7 @@ class _Engine:
         self._came_or_went = False
 
     def run(self, progress: Callable[[float], None] | None, points: list[Point] | None, every_s: float) -> None:
-        motion, policy = self._motion, self._policy
+        motion = self._motion
         events = merge(*(_events(index, guest) for index, guest in enumerate(self._guests)))
         event = next(events, None)
         event = self._begin(event, events)
