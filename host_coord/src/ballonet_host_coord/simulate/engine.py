@@ -84,11 +84,11 @@ class _Engine:
         self._came_or_went = False
 
     def run(self, progress: Callable[[float], None] | None, points: list[Point] | None, every_s: float) -> None:
-        motion, policy = self._motion, self._policy
+        motion = self._motion
         events = merge(*(_events(index, guest) for index, guest in enumerate(self._guests)))
         event = next(events, None)
         event = self._begin(event, events)
-        turn_s = policy.next_turn_s(motion.now_s, True)
+        turn_s = self._next_turn_s(motion.now_s)
         point_s = self._start_s if points is not None else _FOREVER_S
         mark_s = gap_s = (self._end_s - self._start_s) / _PROGRESS_MARKS
         mark_s += self._start_s
@@ -196,10 +196,8 @@ class _Engine:
     def _next_turn_s(self, now_s: float) -> float:
         if not self._vms:
             return _FOREVER_S
-        next_s = self._policy.next_turn_s(now_s, True)
-        if next_s < now_s:
-            raise PolicyError(f"{self._policy.name} at {now_s} s: next turn at {next_s} s; allowed is now or later")
-        return next_s
+        # A time that has passed means now: while there was no machine there was no turn.
+        return max(now_s, self._policy.next_turn_s(now_s, True))
 
     def _happen(self, event: _Event) -> None:
         """What a machine does: step, feel otherwise, end."""

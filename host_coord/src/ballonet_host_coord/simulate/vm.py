@@ -50,7 +50,8 @@ class Policy(Protocol):
     The engine calls `begin` once, when the first machine appears, with the machines that exist then at their first
     sizes; then `turn` at each time that `next_turn_s` named, with one machine at least. It asks `next_turn_s` again
     after `begin`, after each step of any machine's demand, after a change of what one shows, and after machines came
-    or went (`changed` True), and after each turn (`changed` False; the answer must then be later than `now_s`).
+    or went (`changed` True), and after each turn (`changed` False; the answer must then be later than `now_s`). A turn
+    that is due while no machine exists is left out, and comes with the next machine.
     """
 
     name: str
