@@ -47,6 +47,12 @@ from .water import Taker, fill
 BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
 
+FAIR_RATIO = 1 / 8
+"""Of its fair share of the surplus a guest gets this much even where it must be taken from another's surplus: enough
+for a next step of demand, and so little that it is moved once."""
+
+SETTLING = "settling"
+
 TOLERANCE_KIB = 4096
 """A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
 
@@ -62,10 +68,13 @@ class _Party:
     floor_kib: int
     lower_kib: int
     demand_kib: int
+    buffered_kib: int
     want_kib: int
     most_kib: int
     weight: int
     hold_reason: str
+    settling: bool
+    """It is held because it has booted a moment ago, and will give what it is given."""
 
 
 def one_iteration(snapshot: Snapshot) -> Decision:
@@ -94,15 +103,8 @@ def one_iteration(snapshot: Snapshot) -> Decision:
         # The last MiB of each guest are not worth a command; together they must not keep a machine waiting.
         starts_kib += TOLERANCE_KIB * len(movable)
     supply_kib = max(sum(held), regular_kib - starts_kib)
-    targets = fill(
-        supply_kib,
-        [
-            Taker(base, base, party.want_kib if party.want_kib > base else base, party.weight)
-            for party, base in zip(movable, held, strict=True)
-        ],
-    )
-    if tuned.surplus_ratio and host.state is HostState.EASY:
-        targets = _share_surplus(movable, targets, supply_kib, tuned.surplus_ratio)
+    surplus_ratio = tuned.surplus_ratio if host.state is HostState.EASY else 0.0
+    targets = _share_rest(movable, held, supply_kib, surplus_ratio)
     targets = _starved_first(movable, held, targets)
 
     free_kib = host.budget_kib - host.headroom_kib - booked_kib
@@ -143,13 +145,14 @@ def _enter(guest: GuestSnapshot, now_s: float, tuned: Tuning) -> _Party:
     hold_reason = fixed_reason or _hold_reason(guest, now_s)
     lower_kib = max(guest.booking.assigned_kib, floor_kib) if hold_reason else floor_kib
     if demand is None:
-        demand_kib = wanted_kib = given_kib
+        demand_kib = buffered_kib = wanted_kib = given_kib
     else:
         demand_kib = min(max(demand.demand_kib, floor_kib), most_kib)
-        wanted_kib = tuned.want_kib(demand.demand_kib, demand.held_kib, demand.cache_kib, settings.buffer_percent)
-        wanted_kib = min(max(wanted_kib, floor_kib), most_kib)
+        buffered_kib = tuned.buffered_kib(demand.demand_kib, demand.cache_kib, settings.buffer_percent)
+        buffered_kib = min(max(buffered_kib, floor_kib), most_kib)
+        wanted_kib = min(max(buffered_kib, demand.held_kib), most_kib)
     if guest.released:
-        wanted_kib = ram_kib
+        buffered_kib = wanted_kib = ram_kib
     return _Party(
         guest,
         bool(fixed_reason),
@@ -158,10 +161,12 @@ def _enter(guest: GuestSnapshot, now_s: float, tuned: Tuning) -> _Party:
         floor_kib,
         lower_kib,
         demand_kib,
+        buffered_kib,
         wanted_kib,
         most_kib,
         settings.weight,
         hold_reason,
+        hold_reason.startswith(SETTLING),
     )
 
 
@@ -216,7 +221,7 @@ def _hold_reason(guest: GuestSnapshot, now_s: float) -> str:
     if guest.vm.deflate_on_oom is not True and not guest.settings.shrink_without_deflate_on_oom:
         return "deflate-on-oom is off: only grown"
     if now_s - guest.vm.boot_began_s < SETTLING_S:
-        return f"settling: booted {now_s - guest.vm.boot_began_s:.0f} s ago, not shrunk before {SETTLING_S:.0f} s"
+        return f"{SETTLING}: booted {now_s - guest.vm.boot_began_s:.0f} s ago, not shrunk before {SETTLING_S:.0f} s"
     if guest.report is None:
         return "no report and no statistics: hands off"
     age_s = now_s - guest.report.arrived_s
@@ -253,26 +258,40 @@ def _share_demand(movable: list[_Party], pool_kib: int, regular_kib: int) -> lis
     return fill(max(pool_kib, sum(level)), kept)
 
 
-def _share_surplus(movable: list[_Party], targets: list[int], supply_kib: int, surplus_ratio: float) -> list[int]:
-    """What nobody wants stays where it is, up to the slider's share, and what lies idle is handed out."""
-    if supply_kib - sum(targets) < TOLERANCE_KIB:
+def _share_rest(movable: list[_Party], held: list[int], supply_kib: int, surplus_ratio: float) -> list[int]:
+    """Above demand: buffers; an eighth of a fair share of what is left; then everybody keeps what it has, first of what
+    it wants, then of surplus; then what nobody has is handed out in the same order. So memory moves for a need, and
+    stays where it is otherwise, and whoever comes last still gets something to grow into."""
+    targets = _fill_alike(movable, held, [party.buffered_kib for party in movable], supply_kib)
+    wants = [party.want_kib for party in movable]
+    mosts = wants
+    if surplus_ratio:
+        mosts = [
+            want if party.most_kib <= want else want + int((party.most_kib - want) * surplus_ratio)
+            for party, want in zip(movable, wants, strict=True)
+        ]
+        fair = _fill_alike(movable, targets, mosts, supply_kib)
+        firsts = [least + int((most - least) * FAIR_RATIO) for least, most in zip(targets, fair, strict=True)]
+        targets = _fill_alike(movable, targets, firsts, supply_kib)
+    for uppers in (wants, mosts) if surplus_ratio else (wants,):
+        kept = [min(party.given_kib, upper) for party, upper in zip(movable, uppers, strict=True)]
+        targets = _fill_alike(movable, targets, kept, supply_kib)
+    for uppers in (wants, mosts) if surplus_ratio else (wants,):
+        targets = _fill_alike(movable, targets, uppers, supply_kib)
+    return targets
+
+
+def _fill_alike(movable: list[_Party], targets: list[int], uppers: list[int], supply_kib: int) -> list[int]:
+    """One more rank on top of `targets`. Where it cannot be met, each gets the same part of what it lacks there, by
+    weight: nobody's page cache vanishes while another's is whole, and many balloons give a little at once, which is
+    fast. An upper bound that is reached already adds nothing."""
+    if supply_kib - sum(targets) <= len(targets):
         return targets
-    uppers = [
-        target if party.most_kib <= target else target + int((party.most_kib - target) * surplus_ratio)
-        for party, target in zip(movable, targets, strict=True)
-    ]
-    kept = fill(
-        supply_kib,
-        [
-            Taker(target, target, max(target, min(party.given_kib, upper)), party.weight)
-            for party, target, upper in zip(movable, targets, uppers, strict=True)
-        ],
-    )
     return fill(
         supply_kib,
         [
-            Taker(least, least, upper, party.weight)
-            for party, least, upper in zip(movable, kept, uppers, strict=True)
+            Taker(least, least, max(least, upper), party.weight * max(1, upper - least))
+            for party, least, upper in zip(movable, targets, uppers, strict=True)
         ],
     )
 
@@ -303,7 +322,8 @@ def _decide(party: _Party, target_kib: int | None, tuned: Tuning) -> GuestDecisi
     elif not party.shrinkable:
         # Held means neither taken from nor given what only resides: more than it has is for what it wants.
         least_kib = given_kib if demand is None else max(given_kib, party.floor_kib)
-        target_kib = max(least_kib, min(target_kib, party.want_kib))
+        most_kib = party.most_kib if party.settling else party.want_kib
+        target_kib = max(least_kib, min(target_kib, most_kib))
     if target_kib > present_kib:
         phase = Phase.ALLOCATING
     elif target_kib < present_kib and party.shrinkable:

@@ -30,6 +30,9 @@ LEAD_S = 2.0
 LEAD_MOST_RATIO = 0.25
 """Of RAM: no extrapolation asks for more than this at once; the next report is a second away."""
 
+FULL_RATIO = 1 / 64
+"""A guest that had less than this left used what it was given; how fast it then fills more shows no trend."""
+
 FORGET_RATIO = 0.01
 """A remainder of the past below 1 % of demand is dropped, so that constant reports reach a fixed point."""
 
@@ -68,6 +71,8 @@ class Estimate:
     use_kib: int
     committed_kib: int | None
     rise_kib_per_s: float
+    trend_kib_per_s: float
+    """The rise that has lasted for two reports: a single step up is over when it is seen."""
     hot_swap_kib: float
     held_kib: float
     psi_some_ratio: float | None
@@ -105,7 +110,7 @@ def observe(
         hot_swap_kib = min(hot_swap_kib, max(0, report.swap_total_kib - report.swap_free_kib))
     unavailable_kib = max(0, size_kib - reserve_kib - report.available_kib)
     use_kib = min(vm.ram_kib, unavailable_kib + reserve_kib + int(hot_swap_kib))
-    if before is not None and interval_s:
+    if before is not None and interval_s and before.report.available_kib > before.size_kib * FULL_RATIO:
         rise_kib_per_s = max(0.0, (use_kib - before.use_kib) / interval_s)
     harmed = (
         not moved_by_us
@@ -119,6 +124,7 @@ def observe(
         use_kib=use_kib,
         committed_kib=None if report.committed_kib is None else report.committed_kib + reserve_kib,
         rise_kib_per_s=rise_kib_per_s,
+        trend_kib_per_s=min(rise_kib_per_s, before.rise_kib_per_s) if before is not None else 0.0,
         hot_swap_kib=hot_swap_kib,
         held_kib=0.0,
         psi_some_ratio=psi_some,
@@ -176,7 +182,7 @@ def _demand_kib(estimate: Estimate, vm: VmFacts, settings: GuestSettings) -> int
     if estimate.committed_kib is not None:
         bound_kib = estimate.use_kib + estimate.use_kib * settings.buffer_percent // 100
         kib = max(kib, min(estimate.committed_kib, bound_kib))
-    lead_kib = min(estimate.rise_kib_per_s * LEAD_S, vm.ram_kib * LEAD_MOST_RATIO)
+    lead_kib = min(estimate.trend_kib_per_s * LEAD_S, vm.ram_kib * LEAD_MOST_RATIO)
     kib = max(kib, estimate.use_kib + int(lead_kib))
     if estimate.harmed:
         step_kib = max(HARM_STEP_LEAST_KIB, int(estimate.size_kib * HARM_STEP_RATIO))

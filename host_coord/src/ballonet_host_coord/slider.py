@@ -32,20 +32,19 @@ class Tuning:
     surplus_ratio: float
     """The share of what would be left over that guests keep, between what they want and their maximum."""
 
-    def want_kib(self, demand_kib: int, held_kib: int, cache_kib: int, buffer_percent: int) -> int:
-        """Demand with its buffer or its worthwhile cache, and what is still held from before."""
+    def buffered_kib(self, demand_kib: int, cache_kib: int, buffer_percent: int) -> int:
+        """Demand with its buffer, or with its worthwhile cache where that is more."""
         spare_kib = int(demand_kib * buffer_percent * self.buffer_ratio / 100)
-        want_kib = demand_kib + (cache_kib if cache_kib > spare_kib else spare_kib)
-        return held_kib if held_kib > want_kib else want_kib
+        return demand_kib + (cache_kib if cache_kib > spare_kib else spare_kib)
 
 
 CURVE = {
     # Twice the buffer, the past kept for a day: the peak of yesterday's working hours still has its room. Half of what
     # waits in a healthy, busy guest (1 %), five times over, is harm.
     0: Tuning(2.0, 86400.0, 0.5, 0.05, 1.0),
-    # A little more buffer than is set, the past kept for hours.
-    25: Tuning(1.25, 7200.0, 0.35, 0.08, 1.0),
-    # The buffer as set. Half of what was needed is given back in 45 s, nine tenths in 150 s: programs that come and go
+    # The buffer as set, the past kept for hours.
+    25: Tuning(1.0, 7200.0, 0.35, 0.08, 1.0),
+    # Half of what was needed is given back in 45 s, nine tenths in 150 s: programs that come and go
     # keep their room. Nothing is left to guests that they do not want.
     50: Tuning(1.0, 45.0, 0.25, 0.10, 0.0),
     # A quarter of the buffer covers what a guest grows by in the second that a report takes; idle memory is gone in
