@@ -8,7 +8,8 @@ they hold above demand. Surplus is not taken back until somebody needs it.
 **Variant "passes by weight"**: the product is closed and its order of service inferred; a variant that equalises commit
 pressure among guests of one weight fits what is public equally well and is not built. Commit pressure is demand over
 size; with demand = committed memory, which no data set holds: what the machine says it uses stands for it. The host's
-own reserve is outside the budget. A balloon that answered in part counts at the size it reached.
+own reserve is outside the budget. A balloon that answered in part counts at the size it reached, and is not
+asked again before it moves.
 
 Sizes in KiB.
 """
@@ -40,6 +41,8 @@ class Guest:
     """Its demand within its minimum and maximum."""
     ideal_kib: int
     """Demand plus buffer, within the same."""
+    pays: bool = True
+    """Its balloon gives; one that stopped short of its target does not."""
     commit_ratio: float = 0.0
 
     def __post_init__(self) -> None:
@@ -49,7 +52,7 @@ class Guest:
 def share(pool_kib: int, guests: Sequence[Guest]) -> None:
     """Changes the guests' sizes; their sum grows by at most `pool_kib`."""
     served = sorted(guests, key=lambda guest: (-guest.weight, -guest.commit_ratio))
-    payers = sorted(guests, key=lambda guest: (guest.weight, guest.commit_ratio))
+    payers = sorted([guest for guest in guests if guest.pays], key=lambda guest: (guest.weight, guest.commit_ratio))
     above_ideal = _Purse(payers, lambda guest: guest.ideal_kib)
     above_need = _Purse(payers, lambda guest: guest.need_kib)
     for guest in served:
@@ -108,23 +111,27 @@ class HyperV:
 
     def turn(self, now_s: float, vms: Sequence[Vm]) -> Mapping[str, int]:
         self._ticks.take(now_s)
-        held_kib = 0
+        late = self._late(vms)
+        sizes = [int(vm.assigned_kib) if vm.name in late else vm.target_kib for vm in vms]
+        if sum(sizes) > self._budget_kib:  # what the late do not give, others cannot have got
+            sizes = [min(size, int(vm.assigned_kib)) for vm, size in zip(vms, sizes, strict=True)]
         guests = []
         short = False
-        for vm in vms:
-            size = self._held_kib(vm)
-            held_kib += size
+        for vm, size in zip(vms, sizes, strict=True):
             if vm.silent:
                 continue
             need = max(vm.minimum_kib, min(vm.shows_kib, vm.maximum_kib))
             ideal = max(vm.minimum_kib, min(int(vm.shows_kib * (1 + BUFFER_RATIO)), vm.maximum_kib))
             short |= size < need or size < SLACK * ideal
-            guests.append(Guest(vm.name, vm.weight, size, need, ideal))
+            guests.append(Guest(vm.name, vm.weight, size, need, ideal, vm.name not in late))
         told = {}
         if short:
-            share(max(0, self._budget_kib - held_kib), guests)
-            sizes = {guest.name: guest.size_kib for guest in guests}
-            told = {vm.name: sizes[vm.name] for vm in vms if sizes.get(vm.name, vm.target_kib) != vm.target_kib}
+            share(max(0, self._budget_kib - sum(sizes)), guests)
+            shared_kib = {guest.name: guest.size_kib for guest in guests}
+            for vm, size in zip(vms, sizes, strict=True):
+                told_kib = shared_kib.get(vm.name, size)
+                if told_kib != (size if vm.name in late or vm.silent else vm.target_kib):
+                    told[vm.name] = told_kib
         self._last_kib = {vm.name: vm.assigned_kib for vm in vms}
         self._ticks.asleep = not told and all_arrived(vms)
         return told
@@ -132,7 +139,11 @@ class HyperV:
     def next_turn_s(self, now_s: float, changed: bool) -> float:
         return self._ticks.next_s(now_s, changed)
 
-    def _held_kib(self, vm: Vm) -> int:
-        """Its target, or its size if it stopped above that."""
-        stopped = abs(vm.assigned_kib - self._last_kib.get(vm.name, -1.0)) <= ARRIVED_KIB
-        return int(vm.assigned_kib) if stopped and vm.assigned_kib > vm.target_kib + ARRIVED_KIB else vm.target_kib
+    def _late(self, vms: Sequence[Vm]) -> set[str]:
+        """Those whose balloon stopped above its target since the last turn."""
+        return {
+            vm.name
+            for vm in vms
+            if vm.assigned_kib > vm.target_kib + ARRIVED_KIB
+            and abs(vm.assigned_kib - self._last_kib.get(vm.name, -1.0)) <= ARRIVED_KIB
+        }

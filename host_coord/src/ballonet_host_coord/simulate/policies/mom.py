@@ -124,7 +124,7 @@ class Mom:
         if tick is None:
             return {}
         self._same_samples = self._same_samples + 1 if self._sample(vms) else 0
-        if tick % self._samples_per_policy:
+        if len(self._host_free) == 1 or tick % self._samples_per_policy:  # a period passes before the first decision
             return {}
         targets = self._decide(vms)
         self._ticks.asleep = not targets and self._same_samples >= HISTORY and all_arrived(vms)

@@ -141,6 +141,8 @@ class Proxmox:
     def next_turn_s(self, now_s: float, changed: bool) -> float:
         if changed:
             self._fresh = False
+            if self._ticks.asleep:
+                self._statistics.skip(now_s)
         turn_s = self._ticks.next_s(now_s, changed)
         return inf if turn_s == inf else min(turn_s, self._statistics.upcoming_s(now_s))
 

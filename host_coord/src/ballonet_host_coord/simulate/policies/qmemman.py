@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 
 from ballonet_host_coord.simulate.vm import Vm
 
@@ -155,9 +154,7 @@ class Qmemman:
         return told
 
     def next_turn_s(self, now_s: float, changed: bool) -> float:
-        turn_s = self._ticks.next_s(now_s, changed)
-        # What changed at this very moment is seen by an agent at its next look.
-        return turn_s if turn_s == inf or turn_s > now_s else now_s + TICK_S
+        return self._ticks.next_s(now_s, changed)
 
     def _agents_write(self, vms: Sequence[Vm]) -> bool:
         wrote = False

@@ -1,12 +1,13 @@
 """A peer's own clock: its turns fall on multiples of its period, whatever moment the engine asks at. Pure.
 
 A peer that has settled (same inputs as before, nothing to say) sleeps until something changes, and wakes at the
-next multiple: what it would have seen and done in between is what it saw and did before.
+first multiple after that: what it would have seen and done in between is what it saw and did before. A turn at the
+very moment of a change comes before it, so a sleeper has had that one too.
 """
 
 from __future__ import annotations
 
-from math import ceil, inf
+from math import ceil, floor, inf
 
 # Far above the rounding of a sum of periods over a year, far below any period.
 SAME_MOMENT_S = 1e-6
@@ -31,6 +32,10 @@ class Ticks:
         self._last = tick
         return tick
 
+    def skip(self, now_s: float) -> None:
+        """Counts the turns up to `now_s` as taken."""
+        self._last = max(self._last, floor((now_s - self._phase_s + SAME_MOMENT_S) / self._period_s))
+
     def upcoming_s(self, now_s: float) -> float:
         """The next turn at or after `now_s` that was not taken, asleep or not."""
         tick = max(self._last + 1, ceil((now_s - self._phase_s - SAME_MOMENT_S) / self._period_s))
@@ -38,6 +43,7 @@ class Ticks:
 
     def next_s(self, now_s: float, changed: bool) -> float:
         """When to be called next; infinity while asleep, and a change wakes."""
-        if changed:
+        if changed and self.asleep:
             self.asleep = False
+            self.skip(now_s)
         return inf if self.asleep else self.upcoming_s(now_s)
