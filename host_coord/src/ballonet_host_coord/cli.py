@@ -36,15 +36,19 @@ FAILED, MISUSED, UNREACHABLE = 1, 2, 3
 # What the journal reads from the beginning of a line: see sd-daemon(3).
 JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 DEMO = "ballonet_host_coord.demo.cli"
+SIMULATE = "ballonet_host_coord.simulate.cli"
 
 
 class _Commands(click.Group):
-    """The commands, and `demo` where it is installed. It is imported when it is asked for, with all that it needs."""
+    """The commands, `simulate`, and `demo` where it is installed. These two are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *(["demo"] if _has_demo() else [])])
+        return sorted([*super().list_commands(ctx), "simulate", *(["demo"] if _has_demo() else [])])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "simulate":
+            simulate: click.Command = importlib.import_module(SIMULATE).simulate
+            return simulate
         if cmd_name != "demo" or not _has_demo():
             return super().get_command(ctx, cmd_name)
         try:
