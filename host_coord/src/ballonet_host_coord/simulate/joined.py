@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .course import Course
+from .vm import Policy
 
 # A machine's demand as the engine reads it (`demand_trace.DemandTrace`), opaque here.
 Machine = Any
@@ -70,16 +71,21 @@ def oracle_kib(machines: Sequence[Machine]) -> int:
     return int(_part("demand_trace").oracle_kib(machines))
 
 
-def score(
-    policy: str, machines: Sequence[Machine], budget_kib: int, slider: int, seed: int, points_every_s: float = 0.0,
-    progress: Callable[[float], None] | None = None,
-) -> tuple[dict[str, float | None], Points]:  # fmt: skip
-    """One run's figures, `seconds` still 0, and the sums over time each `points_every_s` (0: none)."""
-    # JOIN: `make` takes what a policy can be told; today's peers take nothing.
-    make = _part("policies.registry").POLICIES[policy].make
+def policy(name: str, slider: int, seed: int) -> Policy:
+    """A new instance, good for one run."""
+    # JOIN: what a policy can be told is what its `make` takes; today's peers take nothing.
+    make: Callable[..., Policy] = _part("policies.registry").POLICIES[name].make
     takes = inspect.signature(make).parameters
-    told = {name: value for name, value in (("slider", slider), ("seed", seed)) if name in takes}
+    return make(**{key: value for key, value in (("slider", slider), ("seed", seed)) if key in takes})
+
+
+def score(
+    name: str, machines: Sequence[Machine], budget_kib: int, slider: int, seed: int, points_every_s: float = 0.0
+) -> tuple[dict[str, float | None], Points]:
+    """One run's figures, `seconds` still 0, and the sums over time each `points_every_s` (0: none)."""
     guests = [_part("guest").Guest(machine) for machine in machines]
     points: Points | None = [] if points_every_s else None
-    figures = _part("engine").run(guests, make(**told), budget_kib, progress, points, points_every_s or 300.0)
+    figures = _part("engine").run(
+        guests, policy(name, slider, seed), budget_kib, None, points, points_every_s or 300.0
+    )
     return figures.as_json(), points or []
