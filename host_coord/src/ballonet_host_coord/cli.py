@@ -36,7 +36,6 @@ FAILED, MISUSED, UNREACHABLE = 1, 2, 3
 # What the journal reads from the beginning of a line: see sd-daemon(3).
 JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 DEMO = "ballonet_host_coord.demo.cli"
-SIMULATE = "ballonet_host_coord.simulate.cli"
 
 
 class _Commands(click.Group):
@@ -47,7 +46,8 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "simulate":
-            simulate: click.Command = importlib.import_module(SIMULATE).simulate
+            from .simulate.cli import simulate
+
             return simulate
         if cmd_name != "demo" or not _has_demo():
             return super().get_command(ctx, cmd_name)

@@ -137,12 +137,8 @@ def _simulate(
     json_path: str | None, plot_path: Path | None,
 ) -> None:  # fmt: skip
     budgets = [Budget(times=times) for times in FRONTIER] if frontier else [budget]
-    every_s = 0.0
-    if plot_path is not None and not frontier and len(sliders) == 1:
-        machines = runs.load(source)
-        span_s = max(machine.end_s for machine in machines) - min(machine.start_s for machine in machines)
-        every_s = max(1.0, span_s / PICTURE_POINTS)
-    wanted = [Job(source, name, b, slider, every_s) for b in budgets for slider in sliders for name in names]
+    points = PICTURE_POINTS if plot_path is not None and not frontier and len(sliders) == 1 else 0
+    wanted = [Job(source, name, b, slider, points) for b in budgets for slider in sliders for name in names]
     outcomes = runs.run_all(wanted, jobs, _Progress(len(wanted)))
     size = len(names)
     reports = [_report(outcomes[start : start + size]) for start in range(0, len(outcomes), size)]
@@ -198,7 +194,7 @@ def _write(path: Path, source: Source) -> None:
     if not source.mix:
         raise ValueError("--write-traces writes generated demand; say --mix")
     if source.from_h or source.shift_s or source.together:
-        raise ValueError("--write-traces writes a mix as it is; leave --hours, --shift and --together out")
+        raise ValueError("--write-traces writes a mix as it is; leave --hours FROM, --shift and --together out")
     rows = written.write(path, runs.courses_of(source))
     click.echo(f"{path}: {rows} rows of {source}", err=True)
 

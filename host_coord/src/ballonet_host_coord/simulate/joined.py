@@ -66,6 +66,11 @@ def window(machines: Sequence[Machine], from_s: float, to_s: float) -> list[Mach
     return cut
 
 
+def span_s(machines: Sequence[Machine]) -> float:
+    """From the first machine's start to the last one's end."""
+    return float(max(machine.end_s for machine in machines) - min(machine.start_s for machine in machines))
+
+
 def oracle_kib(machines: Sequence[Machine]) -> int:
     """The peak of the sum of demand."""
     return int(_part("demand_trace").oracle_kib(machines))

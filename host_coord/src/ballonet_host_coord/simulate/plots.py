@@ -6,11 +6,11 @@ bytes: fixed ids, no date, text as text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import log10
+from math import ceil, floor, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .report import GIB, Figures, Report
 from .runs import HOUR_S, Outcome
@@ -24,8 +24,9 @@ NEEDS = "pictures need matplotlib: the Debian package python3-matplotlib, or the
 OURS = "ballonet"
 # One strong colour for ours, one for the bound, greys for the rest: what to look at is not a matter of a legend.
 INK, OURS_COLOR, ORACLE_COLOR, SHORT_COLOR, MUTED = "#22303c", "#0b6e99", "#5a8f29", "#c8321e", "#8b959e"
-# Where zero stands on a logarithmic axis: below what any run here can tell from zero.
+# Where zero stands on a logarithmic axis: a decade below the least that is not zero, or here where all are.
 FLOOR_PERCENT = 1e-6
+KEY_OF_LINES = "black: demand   coloured: held   dashed: budget   red: somebody is short"
 LABEL_GAP = 0.034   # of the axis' height, between two labels at the right
 DPI = 150
 STYLE: Any = {
@@ -63,7 +64,7 @@ def ensure(path: Path) -> None:
 
 def over_time(path: Path, report: Report, outcomes: Sequence[Outcome]) -> None:
     """A panel for each policy: demand, what was held, the budget, shortages; and a bar of its unmet demand."""
-    with _figure(path, (11, 1.2 + 1.75 * len(outcomes))) as figure:
+    with _figure(path, (11, 1.2 + 1.75 * len(outcomes)), "tight") as figure:
         grid = figure.subplots(len(outcomes), 2, squeeze=False, width_ratios=(4.2, 1), sharex="col")
         budget_gib = report.budget_kib / GIB
         for row, ((axes, bar), outcome) in enumerate(zip(grid, outcomes, strict=True)):
@@ -75,15 +76,17 @@ def over_time(path: Path, report: Report, outcomes: Sequence[Outcome]) -> None:
             axes.plot(hours, held, color=color, linewidth=1.3)
             axes.axhline(budget_gib, color=MUTED, linewidth=0.9, linestyle=(0, (5, 3)))
             short = [hour for hour, gib in zip(hours, unmet, strict=True) if gib > 0]
-            axes.plot(short, [budget_gib * 1.07] * len(short), "|", color=SHORT_COLOR, markersize=7, clip_on=False)
-            axes.set_ylim(0, budget_gib * 1.14)
+            axes.plot(short, [budget_gib * 1.07] * len(short), "|", color=SHORT_COLOR, markersize=7)
+            axes.set_ylim(0, budget_gib * 1.16)
             axes.set_title(name, color=color, fontweight="bold" if name == OURS else "normal", pad=3)
             axes.set_ylabel("GiB")
             _bar(bar, outcome.figures, [other.figures for other in outcomes], color)
             if row == 0:
-                axes.text(1.0, 1.02, _key_of_lines(), transform=axes.transAxes, ha="right", va="bottom", fontsize=9)
+                axes.set_title(KEY_OF_LINES, loc="right", fontsize=9, pad=3)
+            axes.set_xlim(hours[0], hours[-1])
         grid[-1][0].set_xlabel("time, hours")
-        grid[-1][1].set_xlabel("unmet demand, %")
+        grid[-1][1].set_xlabel("unmet demand, % (log)")
+        _hour_ticks(grid[-1][0], hours[0], hours[-1])
         figure.suptitle(
             f"{_best(report)}\n{report.source}; budget {budget_gib:.1f} GiB ="
             f" {report.budget_kib / report.oracle_kib:.2f} x oracle",
@@ -97,17 +100,18 @@ def frontier(path: Path, reports: Sequence[Report]) -> None:
         axes = figure.subplots()
         times = [report.budget_kib / report.oracle_kib for report in reports]
         names = list(reports[0].policies)
-        values = {name: [_percent(report.policies[name]["unmet_ratio"]) for report in reports] for name in names}
+        zero = _zero(_exact_percent(those) for report in reports for those in report.policies.values())
+        values = {name: [max(_exact_percent(report.policies[name]), zero) for report in reports] for name in names}
         top = max(max(line) for line in values.values()) * 2
         axes.set_yscale("log")
-        axes.set_ylim(FLOOR_PERCENT / 2, max(top, 1e-3))
+        axes.set_ylim(zero / 2, max(top, zero * 100))
         for name in sorted(names, key=lambda name: name == OURS):
             axes.plot(
                 times, values[name], color=_color(name), marker="o", markersize=6 if name == OURS else 3,
                 linewidth=2.6 if name == OURS else 1.0, zorder=5 if name == OURS else 2, clip_on=False,
             )  # fmt: skip
-        axes.axhline(FLOOR_PERCENT, color=MUTED, linewidth=0.8, linestyle=":")
-        axes.text(times[0], FLOOR_PERCENT * 1.15, "none", color=MUTED, fontsize=9, va="bottom", ha="left")
+        axes.axhline(zero, color=MUTED, linewidth=0.8, linestyle=":")
+        axes.text(times[0], zero * 1.15, "none", color=MUTED, fontsize=9, va="bottom", ha="left")
         _label_ends(axes, times[-1], {name: line[-1] for name, line in values.items()})
         axes.set_xticks(times, [f"{value:.2f}" for value in times], rotation=0)
         _part_close_ticks(axes, times)
@@ -132,12 +136,13 @@ def slider_curve(
         upper.set_ylim(0, max(held) * 1.15)
         if densities:
             _second(upper, list(densities), list(densities.values()), "machines per fixed size", ORACLE_COLOR)
-        unmet = [_percent(figure_["unmet_ratio"]) for figure_ in figures]
+        zero = _zero(map(_exact_percent, figures))
+        unmet = [max(_exact_percent(figure_), zero) for figure_ in figures]
         lower.plot(places, unmet, color=SHORT_COLOR, linewidth=2.2, marker="o", markersize=4)
         lower.set_yscale("log")
-        lower.set_ylim(FLOOR_PERCENT / 2, max(max(unmet) * 3, 1e-3))
-        lower.axhline(FLOOR_PERCENT, color=MUTED, linewidth=0.8, linestyle=":")
-        lower.text(0.995, FLOOR_PERCENT * 1.2, "none", color=MUTED, fontsize=9, ha="right",
+        lower.set_ylim(zero / 2, max(max(unmet) * 3, zero * 100))
+        lower.axhline(zero, color=MUTED, linewidth=0.8, linestyle=":")
+        lower.text(0.995, zero * 1.2, "none", color=MUTED, fontsize=9, ha="right",
                    transform=lower.get_yaxis_transform())  # fmt: skip
         lower.set_ylabel("unmet demand, %", color=SHORT_COLOR)
         episodes = [figure_["episodes_per_vm_day"] or 0.0 for figure_ in figures]
@@ -150,7 +155,9 @@ def slider_curve(
 
 
 @contextmanager
-def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+def _figure(
+    path: Path, size: tuple[float, float], layout: Literal["constrained", "tight"] = "constrained"
+) -> Iterator[Figure]:
     """A figure that is written to `path` in the end. Raises PlotError."""
     ensure(path)
     from matplotlib import rc_context
@@ -158,7 +165,7 @@ def _figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=layout)
         FigureCanvasAgg(figure)
         yield figure
         metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
@@ -173,10 +180,16 @@ def _bar(axes: Axes, figures: Figures, others: Sequence[Figures], color: str) ->
     axes.set_xlim(0, 1.0)
     axes.set_ylim(-0.9, 0.9)
     axes.set_yticks([])
-    axes.set_xticks([0, 1], ["0", f"{most:.2g}"])
-    axes.text(0, 0.36, f"{_said(unmet)} unmet", va="bottom", fontsize=10)
+    axes.set_xticks([0, 1], ["none", f"{most:.2g}"])
+    axes.text(0.02, 0.36, f"{_said(unmet)} unmet", va="bottom", fontsize=10, in_layout=False)
     episodes = figures["episodes_per_vm_day"] or 0.0
-    axes.text(0, -0.36, f"{episodes:.2g} episodes/VM-day", va="top", fontsize=9, color=MUTED)
+    axes.text(0.02, -0.36, f"{episodes:.3g} episodes/VM-day", va="top", fontsize=9, color=MUTED, in_layout=False)
+
+
+def _hour_ticks(axes: Axes, first_h: float, last_h: float) -> None:
+    """Whole parts of a day, some five to nine of them."""
+    step_h = next((step for step in (0.25, 0.5, 1, 2, 4, 6, 12, 24, 48, 96) if (last_h - first_h) / step <= 9), 168)
+    axes.set_xticks([number * step_h for number in range(ceil(first_h / step_h), int(last_h / step_h) + 1)])
 
 
 def _second(axes: Axes, places: Sequence[float], values: Sequence[float], label: str, color: str) -> None:
@@ -191,14 +204,7 @@ def _label_ends(axes: Axes, at: float, ends: Mapping[str, float]) -> None:
     """Names at the right of their lines, moved apart where they would overlap, joined to their line by a thin one."""
     low, high = (log10(limit) for limit in axes.get_ylim())
     wanted = sorted((((log10(value) - low) / (high - low)), name) for name, value in ends.items())
-    placed: list[float] = []
-    for height, _ in wanted:
-        placed.append(max(height, placed[-1] + LABEL_GAP) if placed else height)
-    over = placed[-1] - 1.0 if placed else 0.0
-    if over > 0:
-        placed[-1] = 1.0
-        for index in range(len(placed) - 2, -1, -1):
-            placed[index] = min(placed[index], placed[index + 1] - LABEL_GAP)
+    placed = _apart([height for height, _ in wanted])
     for (height, name), label in zip(wanted, placed, strict=True):
         axes.annotate(
             name, xy=(at, 10 ** (low + height * (high - low))), xycoords="data",
@@ -206,6 +212,25 @@ def _label_ends(axes: Axes, at: float, ends: Mapping[str, float]) -> None:
             color=_color(name), fontweight="bold" if name == OURS else "normal", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": "#c9cfd4", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2},
         )  # fmt: skip
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Rising heights moved as little as it takes to be LABEL_GAP apart: those that meet spread around their mean."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _middle(groups[-1]) - _middle(groups[-2]) < LABEL_GAP * (
+            len(groups[-1]) + len(groups[-2])
+        ) / 2:
+            last = groups.pop()
+            groups[-1] = groups[-1] + last
+    return [
+        _middle(group) + (index - (len(group) - 1) / 2) * LABEL_GAP for group in groups for index in range(len(group))
+    ]
+
+
+def _middle(group: Sequence[float]) -> float:
+    return sum(group) / len(group)
 
 
 def _part_close_ticks(axes: Axes, times: Sequence[float]) -> None:
@@ -224,9 +249,10 @@ def _color(name: str) -> str:
     return {OURS: OURS_COLOR, "oracle": ORACLE_COLOR}.get(name, MUTED)
 
 
-def _percent(ratio: float | None) -> float:
-    """For a logarithmic axis: nothing is at its floor."""
-    return max((ratio or 0.0) * 100, FLOOR_PERCENT)
+def _zero(percents: Iterable[float]) -> float:
+    """Where nothing stands on a logarithmic axis."""
+    least = min((percent for percent in percents if percent > 0), default=0.0)
+    return 10.0 ** (floor(log10(least)) - 1) if least else FLOOR_PERCENT
 
 
 def _exact_percent(figures: Figures) -> float:
@@ -235,10 +261,6 @@ def _exact_percent(figures: Figures) -> float:
 
 def _said(percent: float) -> str:
     return "none" if percent == 0 else f"{percent:.2g} %"
-
-
-def _key_of_lines() -> str:
-    return "black: demand   coloured: held   dashed: budget   red: somebody is short"
 
 
 def _best(report: Report) -> str:

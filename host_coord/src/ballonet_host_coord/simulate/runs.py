@@ -69,13 +69,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One policy at one budget. `points_every_s`: keep the sums over time, for a plot."""
+    """One policy at one budget. `points`: how many sums over time to keep, for a picture."""
 
     source: Source
     policy: str
     budget: Budget
     slider: int = 50
-    points_every_s: float = 0.0
+    points: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,8 @@ def work(job: Job) -> Outcome:
     machines, oracle_kib = _loaded(job.source)
     budget_kib = job.budget.of(oracle_kib)
     began_s = time.perf_counter()
-    figures, points = joined.score(
-        job.policy, machines, budget_kib, job.slider, job.source.seed, job.points_every_s
-    )
+    every_s = max(1.0, joined.span_s(machines) / job.points) if job.points else 0.0
+    figures, points = joined.score(job.policy, machines, budget_kib, job.slider, job.source.seed, every_s)
     took_s = round(time.perf_counter() - began_s, 3)
     return Outcome(job, oracle_kib, budget_kib, {**figures, "seconds": took_s}, points)
 
