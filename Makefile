@@ -12,7 +12,7 @@ VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
 # What builds the example agent in C.
 C_PACKAGES := gcc libc6-dev
 
-.PHONY: venv venv-packages vm-packages demo test test-fast bench fuzz image clean
+.PHONY: venv venv-packages vm-packages demo test test-fast bench bench-policy fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -90,3 +90,8 @@ demo: venv vm-packages
 # Measure against a baseline in the same run. JSON=FILE writes the figures; nothing is asserted.
 bench: venv vm-packages
 	$(BIN)/python tests/bench/run.py $(if $(JSON),--json $(JSON))
+
+# The policy against its goals: recorded demand where ../shared/traces has it, generated demand everywhere, about half an
+# hour on two cores. JSON=FILE writes all figures; nothing is asserted.
+bench-policy: venv
+	$(BIN)/python tests/bench/policy.py $(if $(JSON),--json $(JSON))

@@ -39,12 +39,16 @@ DEMO = "ballonet_host_coord.demo.cli"
 
 
 class _Commands(click.Group):
-    """The commands, and `demo` where it is installed. It is imported when it is asked for, with all that it needs."""
+    """The commands, `simulate`, and `demo` where it is installed. These two are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *(["demo"] if _has_demo() else [])])
+        return sorted([*super().list_commands(ctx), "simulate", *(["demo"] if _has_demo() else [])])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "simulate":
+            from .simulate.cli import simulate
+
+            return simulate
         if cmd_name != "demo" or not _has_demo():
             return super().get_command(ctx, cmd_name)
         try:
