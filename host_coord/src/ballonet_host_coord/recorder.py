@@ -1,9 +1,10 @@
 """The recorder port over a file: each turn appended with one write(), in the form of `recording.py`.
 
-A turn is with the kernel when `record` returns, so a process that is killed loses nothing it had recorded, and one
-that is killed within a write loses that turn. Power that fails takes what the kernel had not written yet: with `sync`,
-which waits for the disk each time, the turn that was being written; without it what is dirty, by default up to 35 s. The
-service records without, as nothing that a disk does may hold up a decision; `ballonet record`, once a second, with it.
+A turn is with the kernel when `record` returns, so a process that is killed loses nothing it had recorded, and one that
+is killed within a write loses that turn. Power that fails takes what the kernel had not written yet: with `sync`,
+which waits for the disk each time, the turn that was being written; without it what is dirty, by default up to 35 s.
+The service records without, as nothing that a disk does may hold up a decision; `ballonet record`, once a second,
+with it.
 
 A file is never rewritten. A full disk ends a recording and room begins it again, with a whole turn.
 """
