@@ -182,9 +182,9 @@ def _rule(snapshot: Snapshot, guest: GuestSnapshot, party: Any, decided: GuestDe
     if party.fixed:
         return Rule.FIXED
     if target_kib >= party.want_kib:
-        bound_kib = party.floor_kib if party.shrinkable else guest.given_kib
-        at_bound = target_kib <= bound_kib and (guest.demand is None or guest.demand.demand_kib < target_kib)
-        return Rule.FLOOR if at_bound and (not party.shrinkable or party.want_kib <= party.floor_kib) else Rule.SURPLUS
+        held = not party.shrinkable and target_kib > party.want_kib
+        floored = guest.demand is None or (party.want_kib <= party.floor_kib and guest.demand.demand_kib < target_kib)
+        return Rule.FLOOR if held or floored else Rule.SURPLUS
     if target_kib < party.demand_kib:
         return Rule.DEMAND
     for rule, without in ((Rule.STARTS, _without_starts), (Rule.HEADROOM, _without_headroom)):

@@ -60,7 +60,7 @@ class Follower:
         if now_s != self._seen_s:
             self._seen_s = now_s
             self.turns += 1
-            await trio.to_thread.run_sync(self._recorder.record, "turn", now_s, answer)
+            self._recorder.record("turn", now_s, answer)
 
 
 async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
