@@ -1,8 +1,8 @@
 """How large a recording is, in the form that was chosen and in those that were not: `python tests/bench/recording.py`.
 
-Guests of a simulated house take and leave memory at random on virtual time; what each turn knew is then made as noisy as
-real guests are (available memory, stalls, the times of reading) and written in each form. `--seconds 60` is a
-short look.
+Guests of a simulated house take and leave memory at random on virtual time; what each turn knew is then made as noisy
+as real guests are (available memory, stalls, the times of reading) and written in each form. `--seconds 60` is a short
+look.
 """
 
 from __future__ import annotations
@@ -45,9 +45,14 @@ def play(guests: int, seconds: float) -> list[Entry]:
         names = [f"guest{number:02}" for number in range(guests)]
         each = tuple(
             GuestSettings(
-                name, 256 * MIB, 512 * MIB, 1024 * MIB, overhead_kib=64 * MIB,
-                qmp_path=f"/run/vm/{name}.qmp", channel_path=f"/run/vm/{name}.agent",
-            )  # fmt: skip
+                name,
+                minimum_kib=256 * MIB,
+                startup_kib=512 * MIB,
+                maximum_kib=1024 * MIB,
+                overhead_kib=64 * MIB,
+                qmp_path=f"/run/vm/{name}.qmp",
+                channel_path=f"/run/vm/{name}.agent",
+            )
             for name in names
         )
         host = HostSettings(budget_kib=guests * 720 * MIB, headroom_kib=256 * MIB)
