@@ -128,3 +128,15 @@ def test_what_cannot_be_read_is_said(path: str) -> None:
     Path(path).write_bytes(b"ballonet recording 9\n")
     with pytest.raises(PortError, match="version 9; this ballonet reads 1"):
         read_recording(path)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_disk_is_waited_for_where_it_was_asked(path: str, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `sync` each turn is on the disk when it is recorded; without it nothing waits for a disk."""
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", waited.append)
+    recorder = recorder_at(path, sync)
+    for number in range(3):
+        record(recorder, number)
+    recorder.close()
+    assert len(waited) == 3 * sync

@@ -189,3 +189,26 @@ def test_what_may_be_appended_to() -> None:
     assert (other_version(newer), other_version(HEADER), other_version(b"x\n")) == ("2", "", "")
     assert not is_recording(newer)
     assert other_version(newer + frame) == ""
+
+
+def test_whole_frame_that_is_missing_ends_its_block() -> None:
+    """Where a frame is gone without a trace, those that depend on it are not guessed; the next block is there."""
+    steps_s = [1.0, 1.0, 1.0, 1.0, KEY_EVERY_S, 1.0]
+    turns = entries([{"a": 10}, {"a": 20}, {"a": 30}, {"a": 40}, {"a": 50}, {"a": 60}], steps_s)
+    parts = frames(turns)
+    reading = Reading(HEADER + b"".join(parts[:1] + parts[2:]))
+    assert list(reading) == turns[:1] + turns[4:]
+    assert reading.lost_turns == 3
+    # A turn in which nothing changed refers to nothing: only its number tells that it does not belong here.
+    turns = entries([{"a": 10}, {"a": 20}, {"a": 20}], [1.0, 1.0, 0.0])
+    parts = frames(turns)
+    assert list(Reading(HEADER + parts[0] + parts[2])) == turns[:1]
+
+
+def test_turns_are_counted_as_lost_within_one_run_only() -> None:
+    """Where one run ends and the beginning of the next is broken, nobody knows how many turns lie between."""
+    first = entries([{"a": 1}], [1.0])
+    second = frames(entries([{"a": 1}, {"a": 2}, {"a": 3}], [1.0, 1.0, KEY_EVERY_S]), run=2)
+    reading = Reading(HEADER + frames(first)[0] + second[0][:-1] + b"".join(second[1:]))
+    assert len(list(reading)) == 2
+    assert (reading.lost_turns, reading.lost_bytes > 0) == (0, True)
