@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -216,3 +217,11 @@ def test_the_probe_stamps_a_trigger_with_the_demand_that_it_caused(monkeypatch: 
     for events in ([(5, select.EPOLLPRI)], [(5, select.EPOLLPRI)]):
         loop._take_pressure(events)
     assert [written for _, written in probe.found["triggers"]] == [10**18, None]
+
+
+def test_forms_of_a_recording_are_compared() -> None:
+    """The script behind the design's table runs, and reads back what it recorded."""
+    script = [sys.executable, str(BENCH / "recording.py"), "--guests", "2", "--seconds", "40"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r" MB an hour", done.stdout)) == 7

@@ -19,13 +19,20 @@ import trio
 from click.testing import CliRunner, Result
 
 from ballonet_host_coord import cli as cli_module
+from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.cli import cli
 from ballonet_host_coord.control import serve_control
+from ballonet_host_coord.recorder import read_recording
+from ballonet_host_coord.snapshot import decision_to_json, snapshot_to_json
+
+from .builders import make_guest, make_snapshot
 
 STATUS = {
     "host": {"budget_kib": 1835008, "booked_kib": 1048576, "headroom_kib": 65536, "headroom_free_kib": 65536},
     "guests": [{"name": "web", "status": "Low", "assigned_kib": 524288, "state": "steady", "why": "buffer not met"}],
 }
+_SNAPSHOT = make_snapshot(make_guest("web"))
+TURN = {"snapshot": snapshot_to_json(_SNAPSHOT), "decision": decision_to_json(one_iteration(_SNAPSHOT))}
 SETTINGS = """
 [host]
 control = "{0}/run/control"
@@ -66,7 +73,7 @@ def coordinator(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> Iter
         if arguments.get("guest") == "wbe":
             raise LookupError("no guest 'wbe'; known: web")
         granted = {"name": "web", "ram_kib": 1048576, "granted_kib": 524288, "missing_kib": 524288}
-        return {"status": STATUS, "release": {"guests": [granted]}}.get(operation, {})
+        return {"status": STATUS, "release": {"guests": [granted]}, "snapshot": TURN}.get(operation, {})
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -106,7 +113,63 @@ def test_socket_comes_from_the_settings(coordinator: str, config: str) -> None:
     assert run("status", BALLONET_CONFIG=config).exit_code == 0
 
 
-@pytest.mark.parametrize("command", [["status"], ["release", "web"], ["release", "--all"], ["resume", "web"]])
+def test_explain_says_why_now_and_later_the_same(coordinator: str, tmp_path: Path) -> None:
+    """The running coordinator's decision is explained, and what was saved of it is explained in the same words."""
+    saved = str(tmp_path / "turn.json")
+    now = run("explain", "web", "--save", saved, "--socket", coordinator)
+    assert now.exit_code == 0
+    assert "web: has 512 MiB, shrinks to 480 MiB" in now.output
+    assert run("explain", "web", "--snapshot", saved).output == now.output
+    told = json.loads(run("explain", "--json", "--snapshot", saved).output)
+    assert [guest["target_kib"] for guest in told["guests"]] == [480 * 1024]
+
+
+def test_record_writes_what_explain_reads(coordinator: str, tmp_path: Path) -> None:
+    """A recording says how much it holds when it ends, and its turns can be explained."""
+    path = str(tmp_path / "recording")
+    recorded = run("record", path, "--for", "0.1s", "--socket", coordinator)
+    assert (recorded.exit_code, recorded.output.startswith(f"{path}: 1 turns, ")) == (0, True)
+    assert [entry.value for entry in read_recording(path)] == [TURN]
+    explained = run("explain", "--recording", path, "--at", "+1s")
+    assert explained.exit_code == 0
+    assert f"{path}: as of 20" in explained.output
+    assert "web: has 512 MiB" in explained.output
+
+
+def test_record_ends_cleanly_with_ctrl_c(coordinator: str, tmp_path: Path) -> None:
+    """SIGINT ends a recording with code 0 and its line; what was recorded is whole."""
+    path = str(tmp_path / "recording")
+    command = [sys.executable, "-m", "ballonet_host_coord", "record", path, "--socket", coordinator]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            while not (os.path.exists(path) and list(read_recording(path))):
+                assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[0].startswith(f"{path}: 1 turns, ")
+    assert process.returncode == 0
+    assert read_recording(path).lost == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--snapshot", "/nowhere"], "No such file"),
+        (["--recording", "/nowhere"], "No such file"),
+        (["wbe"], "no guest 'wbe'; known: web"),
+    ],
+)
+def test_what_cannot_be_explained_is_exit_code_1(coordinator: str, arguments: list[str], said: str) -> None:
+    """A file that is not there and a guest that is not known are said, with the code of a failure."""
+    result = run("explain", *arguments, BALLONET_SOCKET=coordinator)
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["release", "web"], ["release", "--all"], ["resume", "web"], ["explain"], ["record", "/dev/null"]],
+)
 def test_no_coordinator_is_exit_code_3(tmp_path: Path, command: list[str]) -> None:
     """Where nobody answers every command says so with the socket's path, and with a code of its own."""
     result = run(*command, "--socket", str(tmp_path / "nobody"))
@@ -145,7 +208,9 @@ def test_resume_names_its_guest(coordinator: str, asked: list[tuple[str, dict[st
 
 
 @pytest.mark.parametrize(
-    "arguments", [["release"], ["release", "web", "--all"], ["resume"], ["frobnicate"], ["status", "--colour"]]
+    "arguments", [["release"], ["release", "web", "--all"], ["resume"], ["frobnicate"], ["status", "--colour"],
+     ["record"], ["record", "x", "--for", "long"], ["explain", "--at", "+1s"],
+     ["explain", "--snapshot", "a", "--recording", "b"]],
 )
 def test_misuse_is_exit_code_2(arguments: list[str]) -> None:
     """Half a command, two contradicting halves and an unknown one do nothing."""

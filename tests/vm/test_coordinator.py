@@ -19,6 +19,7 @@ import trio
 from ballonet_host_coord.control import Unreachable, request
 from ballonet_host_coord.demo.machine import MachineSpec, machine_folder, open_machine
 from ballonet_host_coord.recorder import read_recording
+from ballonet_host_coord.recording import Entry
 
 MIB = 1024
 BALLONET = str(Path(sys.executable).with_name("ballonet"))
@@ -28,7 +29,7 @@ slider = 50
 budget = "{budget_mib}M"
 control = "{folder}/control.sock"
 state = "{folder}/state.sqlite"
-record = "{folder}/record.jsonl"
+record = "{folder}/recording"
 [defaults]
 minimum = "256M"
 startup = "512M"
@@ -214,7 +215,7 @@ async def a_killed_coordinator_answers_shortages_first(service: Service, guest: 
     """SIGKILL, a shortage meanwhile, a new service: nothing moves before a report, then the shortage is met."""
     await service.until(has_settled)  # else what it still holds from before may do
     service.end(signal.SIGKILL)
-    (service.folder / "record.jsonl").unlink()
+    (service.folder / "recording").unlink()
     answer: dict[str, Any] = {}
     async with trio.open_nursery() as nursery:
 
@@ -226,7 +227,7 @@ async def a_killed_coordinator_answers_shortages_first(service: Service, guest: 
         service.start()
     assert answer["usable_s"] is not None
     await beside_the_claim(service)
-    turns = [alpha_of(turn) for turn in read_recording(str(service.folder / "record.jsonl"))]
+    turns = [alpha_of(turn) for turn in read_recording(str(service.folder / "recording"))]
     heard = next(index for index, alpha in enumerate(turns) if alpha["report"] is not None)
     assert all(alpha["hypervisor_target_kib"] is None for alpha in turns[:heard])
     grants = [alpha["hypervisor_target_kib"] for alpha in turns if alpha["hypervisor_target_kib"] is not None]
@@ -257,9 +258,9 @@ async def a_machine_keeps_its_claim_until_it_ends(service: Service, bare: subpro
     await service.until(lambda line: line["state"] == "absent" and not line["booked_kib"], name="bare")
 
 
-def alpha_of(turn: dict[str, Any]) -> dict[str, Any]:
+def alpha_of(turn: Entry) -> dict[str, Any]:
     """The recorded facts of alpha in one turn."""
-    guests = turn["value"]["snapshot"]["guests"]
+    guests = turn.value["snapshot"]["guests"]
     found: dict[str, Any] = next(guest for guest in guests if guest["settings"]["name"] == "alpha")
     return found
 

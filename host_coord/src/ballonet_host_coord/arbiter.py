@@ -127,6 +127,11 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     )
 
 
+def enter(snapshot: Snapshot) -> list[_Party]:
+    """The guests as they enter the ranks: bounds, demand, want and what holds them, for `explain`."""
+    return [_enter(guest, snapshot.now_s) for guest in snapshot.guests]
+
+
 def fresh_for_s(guest: GuestSnapshot) -> float:
     """How old a report may be when a downward step relies on it."""
     period_s = guest.agent.report_ms / 1000 if guest.agent.link is LinkState.LIVE else 1.0

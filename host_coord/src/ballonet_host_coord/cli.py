@@ -147,6 +147,76 @@ def status(socket_path: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("guest", required=False)
+@_socket_option
+@click.option("--snapshot", "snapshot_path", metavar="FILE", help="Explain what --save wrote, not this moment.")
+@click.option("--recording", "recording_path", metavar="FILE", help="Explain a turn of a recording.")
+@click.option("--at", metavar="TIME", help="Its time: +90s, 14:03:20 or 2026-11-24 14:03:20. [default: its end]")
+@click.option("--save", "save_path", metavar="FILE", help="Write the snapshot to FILE as well.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def explain(
+    guest: str | None,
+    socket_path: str | None,
+    snapshot_path: str | None,
+    recording_path: str | None,
+    at: str | None,
+    save_path: str | None,
+    as_json: bool,
+) -> None:
+    """Say why GUEST, or every guest, has what it has, and what would change it."""
+    from . import explaining
+
+    if snapshot_path and recording_path:
+        raise click.UsageError("say --snapshot or --recording")
+    if at and not recording_path:
+        raise click.UsageError("--at is a time in a --recording")
+    try:
+        if snapshot_path:
+            turn = explaining.saved(snapshot_path)
+        elif recording_path:
+            turn, said = explaining.recorded(recording_path, at)
+            click.echo(f"{recording_path}: {said}", err=True)
+        else:
+            turn = _ask(socket_path, "snapshot")
+        if save_path:
+            explaining.save(turn, save_path)
+        width = shutil.get_terminal_size().columns
+        click.echo(explaining.as_json(turn, guest) if as_json else explaining.as_text(turn, guest, width))
+    except (PortError, LookupError, ValueError) as error:
+        _fail(str(error.args[0]))
+
+
+@cli.command()
+@click.argument("file")
+@click.option("--for", "duration", metavar="DURATION", help="End after 90s, 10m, 2h. [default: with Ctrl-C]")
+@_socket_option
+def record(file: str, duration: str | None, socket_path: str | None) -> None:
+    """Write what the coordinator knows and decides to FILE, once a second, until Ctrl-C. FILE is appended to."""
+    from .explaining import parse_duration_s
+    from .follow import Follower
+    from .recorder import FileRecorder
+
+    try:
+        for_s = parse_duration_s(duration) if duration is not None else float("inf")
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--for") from error
+    _log_to_stderr(verbose=False)
+    try:
+        recorder = FileRecorder(file, sync=True)
+        follower = Follower(socket_path or _settings_socket(), recorder, log.warning)
+        try:
+            trio.run(follower.run, for_s)
+        finally:
+            recorder.close()
+            if follower.turns:
+                click.echo(f"{file}: {follower.turns} turns, {recorder.written_bytes} bytes")
+    except Unreachable as error:
+        _fail(str(error), UNREACHABLE)
+    except (ControlError, PortError) as error:
+        _fail(str(error))
+
+
+@cli.command()
+@click.argument("guest", required=False)
 @click.option("--all", "everyone", is_flag=True, help="Every guest.")
 @click.option("--force", is_flag=True, help="At once, even beyond the budget.")
 @_socket_option

@@ -27,7 +27,7 @@ MOST_CLIENTS = 32
 MOST_REQUEST_BYTES = 65536
 """Requests name a guest and an option or two."""
 MOST_REPLY_BYTES = 16 << 20
-"""A status has about 1 KiB per guest."""
+"""A status has about 1 KiB per guest, a snapshot 2."""
 IDLE_TIMEOUT_S = 60.0
 """A client that says nothing, or does not read, for so long gives its place to another."""
 ANSWER_TIMEOUT_S = 10.0

@@ -206,6 +206,7 @@ class Coordinator:
         """Answer one request of the control socket. Raises LookupError or ValueError with a text for the operator."""
         handlers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "status": self._handle_status,
+            "snapshot": self._handle_snapshot,
             "release": self._handle_release,
             "resume": self._handle_resume,
         }
@@ -215,12 +216,22 @@ class Coordinator:
         return await handler(arguments)
 
     async def _handle_status(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        snapshot, decision = self._last_turn()
+        details = {name: attendant.record.detail for name, attendant in self._attendants.items()}
+        return summarise(snapshot, decision, details, self.alarm)
+
+    async def _handle_snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The last turn as it is recorded. Who asks explains it in a process of their own: what would change a target
+        is some fifty decisions for each guest, and no decision here waits for them."""
+        snapshot, decision = self._last_turn()
+        return {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
+
+    def _last_turn(self) -> tuple[Snapshot, Decision]:
         if self.snapshot is None or self.decision is None:
             self.turn(self.clock.now())
         assert self.snapshot is not None
         assert self.decision is not None
-        details = {name: attendant.record.detail for name, attendant in self._attendants.items()}
-        return summarise(self.snapshot, self.decision, details, self.alarm)
+        return self.snapshot, self.decision
 
     async def _handle_release(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if self.observe:

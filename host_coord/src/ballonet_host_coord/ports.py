@@ -10,7 +10,7 @@ Hypervisor            qmp_hypervisor.QmpHypervisor            simulated.hypervis
 ReportSource          channel.AgentReports                    simulated.guest, the agent's core
 HostMemory            host_memory.ProcHostMemory              simulated.stores
 Clock                 clock.TrioClock                         the same, on trio's MockClock
-Recorder              recorder.JsonLinesRecorder              simulated.stores.MemoryRecorder
+Recorder              recorder.FileRecorder                   simulated.stores.MemoryRecorder
 SettingsSource        config.TomlSettings                     simulated.stores.FixedSettings
 StateStore            state_store.SqliteState                 simulated.stores.MemoryState
 ====================  =====================================  =====================================

@@ -16,7 +16,7 @@ from .host_memory import ProcHostMemory
 from .model import Settings
 from .notify import notify, watchdog_interval_s
 from .qmp_hypervisor import QmpHypervisor
-from .recorder import JsonLinesRecorder
+from .recorder import FileRecorder
 from .state_store import SqliteState
 
 log = logging.getLogger("ballonet")
@@ -46,7 +46,7 @@ async def serve(
     """
     clock = TrioClock()
     state = SqliteState(settings.host.state_path)
-    recorder = JsonLinesRecorder(settings.host.record_path) if settings.host.record_path else None
+    recorder = FileRecorder(settings.host.record_path) if settings.host.record_path else None
     coordinator = Coordinator(
         settings,
         QmpHypervisor(settings, clock),

@@ -7,6 +7,7 @@ enums are their values, bytes are hex. A snapshot of an unknown version is refus
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from enum import Enum
@@ -83,10 +84,16 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 def _build_record(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: an object is expected")  # noqa: TRY004
-    hints = typing.get_type_hints(kind, vars(model))
-    known = {field.name for field in dataclasses.fields(kind)}
-    values = {name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items() if name in known}
+    hints = _hints(kind)
+    values = {name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items() if name in hints}
     try:
         return kind(**values)
     except TypeError as exc:
         raise ValueError(f"{where}: {exc}") from exc
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of the record's fields, worked out once: a recording has thousands of each."""
+    hints = typing.get_type_hints(kind, vars(model))
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -1,0 +1,114 @@
+"""An explanation as text for people: a paragraph for the host, one for each guest, in lines that fit. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from .explain import MEANING, Explained, Explanation, Holder, HostExplanation, Rule
+
+MOST_HOLDERS = 6
+ASKED_LATELY_S = 60.0
+"""What a guest asked for before is no reason any more: most of it has faded."""
+UNKNOWN = "-"
+INDENT = 10
+"""Width of the word that a line begins with."""
+
+
+def render_explained(explained: Explained, width: int = 80) -> str:
+    """All of it, sizes in MiB."""
+    lines = list(_wrapped(_host(explained.host), width, ""))
+    if explained.differs:
+        lines += _wrapped(explained.differs, width, "")
+    for guest in explained.guests:
+        lines.append("")
+        lines += _wrapped(f"{_clean(guest.name)}: {_title(guest)}", width, "  ")
+        for word, text in _paragraphs(guest, explained.host):
+            lines += _wrapped(f"  {word:{INDENT}}{text}", width, " " * (INDENT + 2))
+    return "\n".join(lines)
+
+
+def _host(host: HostExplanation) -> str:
+    starts = f"; {_mib(host.starts_kib)} wait for a start" if host.starts_kib else ""
+    overdrawn = f"; OVERDRAWN by {_mib(host.overdrawn_kib)}: {host.overdrawn_cause}" if host.overdrawn_kib else ""
+    observing = "; observing: nothing is moved" if host.observe else ""
+    return (
+        f"budget {_mib(host.budget_kib)} = overheads {_mib(host.overheads_kib)} + fixed {_mib(host.fixed_kib)} + "
+        f"headroom {_mib(host.headroom_kib)} + {_mib(host.shared_kib)} to share (MiB); "
+        f"demands {_mib(host.demands_kib)}, wants {_mib(host.wants_kib)}, booked {_mib(host.booked_kib)}"
+        f"{starts}{_clean(overdrawn)}{observing}"
+    )
+
+
+def _title(guest: Explanation) -> str:
+    has, gets = guest.given_kib, guest.target_kib
+    if guest.rule is Rule.FIXED:
+        return f"stays at {_mib(gets)} MiB"
+    if has == gets:
+        return f"has {_mib(has)} MiB and keeps it"
+    return f"has {_mib(has)} MiB, {'grows' if gets > has else 'shrinks'} to {_mib(gets)} MiB"
+
+
+def _paragraphs(guest: Explanation, host: HostExplanation) -> Iterator[tuple[str, str]]:
+    known = guest.inputs
+    yield "why", _clean(guest.why)
+    yield "rule", f"{guest.rule.value}: {MEANING[guest.rule]}{f' ({guest.held})' if guest.held else ''}"
+    yield "bounds", (
+        f"floor {_mib(guest.floor_kib)}, demand {_mib(guest.demand_kib)}, want {_mib(guest.want_kib)}; minimum "
+        f"{_mib(known.minimum_kib)}, maximum {_mib(known.maximum_kib)}, weight {known.weight}, buffer "
+        f"{known.buffer_percent} %"
+    )
+    if known.report is None:
+        yield "report", "none"
+    else:
+        yield "report", (
+            f"{known.report}, {known.report_age_s:.1f} s old: use {_mib(known.use_kib)}, committed "
+            f"{_mib(known.committed_kib)}, cache worth keeping {_mib(known.cache_kib)}, demand "
+            f"{_mib(known.demand_kib)}, held {_mib(known.held_kib)}, psi_some {_percent(known.psi_some_ratio)}, "
+            f"psi_full {_percent(known.psi_full_ratio)}"
+        )
+    if known.wish_kib is not None and known.wish_age_s is not None and known.wish_age_s < ASKED_LATELY_S:
+        yield "asked", f"for {_mib(known.wish_kib)}, {known.wish_age_s:.1f} s ago"
+    yield "books", (
+        f"actual {_mib(known.actual_kib)}, resident {_mib(known.resident_kib)}, target in force "
+        f"{_mib(known.target_in_force_kib)}, booked {_mib(known.assigned_kib)} + {_mib(known.overhead_kib)} overhead"
+        f"{' (the claim of its boot)' if known.claimed else ''}"
+    )
+    if guest.holders:
+        yield "held by", _held_by(guest.holders, host)
+    if guest.changes is None:
+        yield "changes", "name this guest to see what would change it"
+    elif not guest.changes:
+        yield "changes", "nothing that could be thought of changes it"
+    else:
+        yield "changes", f"{_mib(guest.target_kib)} would be"
+        for change in guest.changes:
+            yield "", f"{_mib(change.target_kib):>6}  with {_clean(change.what)}"
+
+
+def _held_by(holders: tuple[Holder, ...], host: HostExplanation) -> str:
+    said = []
+    for holder in holders[:MOST_HOLDERS]:
+        above = f", {_mib(holder.above_demand_kib)} above its demand" if holder.above_demand_kib else ""
+        said.append(f"{_clean(holder.name)} {_mib(holder.booked_kib)}{above} ({holder.why})")
+    if rest := holders[MOST_HOLDERS:]:
+        said.append(f"{len(rest)} others {_mib(sum(holder.booked_kib for holder in rest))}")
+    said.append(f"headroom {_mib(host.headroom_free_kib)} of {_mib(host.headroom_kib)}")
+    return "; ".join(said)
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, max(width, 40), subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _mib(kib: int | None) -> str:
+    return UNKNOWN if kib is None else f"{kib / 1024:.0f}"
+
+
+def _percent(ratio: float | None) -> str:
+    return UNKNOWN if ratio is None else f"{100 * ratio:.0f} %"
+
+
+def _clean(text: str) -> str:
+    """Text that may stand in a line: no control characters, whoever it came from."""
+    return "".join(character if character.isprintable() else "?" for character in text)
