@@ -129,7 +129,8 @@ def one_iteration(snapshot: Snapshot) -> Decision:
 
 def enter(snapshot: Snapshot) -> list[_Party]:
     """The guests as they enter the ranks: bounds, demand, want and what holds them, for `explain`."""
-    return [_enter(guest, snapshot.now_s) for guest in snapshot.guests]
+    tuned = tuning(effective_slider(snapshot.host.slider, snapshot.host.state))
+    return [_enter(guest, snapshot.now_s, tuned) for guest in snapshot.guests]
 
 
 def fresh_for_s(guest: GuestSnapshot) -> float:
