@@ -47,6 +47,9 @@ from .water import Taker, fill
 BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
 
+CUT_LEAST_KIB = 32768
+"""Less than this is taken from nobody's surplus while others can give it: many small commands for one need are noise."""
+
 FAIR_RATIO = 1 / 8
 """Of its fair share of the surplus a guest gets this much even where it must be taken from another's surplus: enough
 for a next step of demand, and so little that it is moved once."""
@@ -293,7 +296,13 @@ def _share_rest(movable: list[_Party], held: list[int], supply_kib: int, surplus
         targets = _fill_alike(movable, targets, firsts, supply_kib)
     for uppers in (wants, mosts) if surplus_ratio else (wants,):
         kept = [min(party.given_kib, upper) for party, upper in zip(movable, uppers, strict=True)]
-        targets = _fill_alike(movable, targets, kept, supply_kib)
+        filled = _fill_alike(movable, targets, kept, supply_kib)
+        # Small parts are not worth a command each: those who give more give them, too.
+        spared = [
+            keep if 0 < keep - target < CUT_LEAST_KIB else least
+            for least, keep, target in zip(targets, kept, filled, strict=True)
+        ]
+        targets = _fill_alike(movable, spared, kept, supply_kib) if sum(spared) <= supply_kib else filled
     for uppers in (wants, mosts) if surplus_ratio else (wants,):
         targets = _fill_alike(movable, targets, uppers, supply_kib)
     return targets
