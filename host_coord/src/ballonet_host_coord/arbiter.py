@@ -48,7 +48,8 @@ BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
 
 CUT_LEAST_KIB = 32768
-"""Less than this is taken from nobody's surplus while others can give it: many small commands for one need are noise."""
+"""Less than this is taken from nobody's surplus while others can give it: many small commands for one need are
+noise."""
 
 FAIR_RATIO = 1 / 8
 """Of its fair share of the surplus a guest gets this much even where it must be taken from another's surplus: enough
