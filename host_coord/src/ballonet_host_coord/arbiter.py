@@ -313,15 +313,19 @@ def _fill_alike(movable: list[_Party], targets: list[int], uppers: list[int], su
     """One more rank on top of `targets`. Where it cannot be met, each gets the same part of what it lacks there, by
     weight: nobody's page cache vanishes while another's is whole, and many balloons give a little at once, which is
     fast. An upper bound that is reached already adds nothing."""
-    if supply_kib - sum(targets) <= len(targets):
+    spare_kib = supply_kib - sum(targets)
+    if spare_kib <= len(targets):
         return targets
-    return fill(
-        supply_kib,
-        [
-            Taker(least, least, max(least, upper), party.weight * max(1, upper - least))
-            for party, least, upper in zip(movable, targets, uppers, strict=True)
-        ],
-    )
+    rooms = [upper - least if upper > least else 0 for least, upper in zip(targets, uppers, strict=True)]
+    lacking_kib = sum(rooms)
+    if lacking_kib <= spare_kib:
+        return [least + room for least, room in zip(targets, rooms, strict=True)]
+    filled = list(targets)
+    takers = [place for place, room in enumerate(rooms) if room]
+    parts = fill(spare_kib, [Taker(0, 0, rooms[place], movable[place].weight * rooms[place]) for place in takers])
+    for place, part in zip(takers, parts, strict=True):
+        filled[place] += part
+    return filled
 
 
 def _starved_first(movable: list[_Party], held: list[int], targets: list[int]) -> list[int]:
