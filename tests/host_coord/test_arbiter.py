@@ -112,7 +112,9 @@ def test_what_a_falling_guest_still_holds_goes_to_the_short() -> None:
     assert target_of(falling) == 800 * MIB
     short = make_guest("b", 500 * MIB, 900 * MIB)
     shared = [decided.target_kib for decided in decide(falling, short, budget_kib=1300 * MIB)]
-    assert shared == [350 * MIB, 950 * MIB]
+    # Demands 300 and 900 leave 100 for buffers of 60 and 124 (its maximum): the same part of each.
+    assert [kib // MIB for kib in shared] == [332, 967]
+    assert shared == [300 * MIB + 100 * MIB * 60 // 184, 900 * MIB + 100 * MIB * 124 // 184]
 
 
 def test_a_short_guest_is_not_shrunk_while_another_has_more_than_it_needs() -> None:
