@@ -206,6 +206,21 @@ def test_a_wish_that_blames_our_move_is_no_demand_yet() -> None:
     assert remember(estimate, wish, VM) == estimate
 
 
+@given(st.lists(reports(), min_size=1, max_size=3), SIZES, st.integers(1, 9), st.integers(0, 100))
+def test_blame_changes_nothing_and_its_repetition_counts(those, want_kib, gen, slider):
+    """I9: whatever a guest blames on a move, its demand and its past are as without; said again without the blame, a
+    second later, it is demand."""
+    tuned, last_s = tuning(slider), those[-1].arrived_s
+    estimate = fold(*those, tuned=tuned)
+    blames = Wish(want_kib, 1, 2, arrived_s=last_s, gen=gen)
+    assert remember(estimate, blames, VM) == estimate
+    now_s = last_s + 1
+    quiet = demand_at(estimate, None, VM, SETTINGS, now_s, tuned)
+    assert demand_at(estimate, blames, VM, SETTINGS, now_s, tuned) == quiet
+    again = demand_at(estimate, replace(blames, arrived_s=now_s, gen=None), VM, SETTINGS, now_s, tuned)
+    assert (again.demand_kib, again.urgent) == (max(quiet.demand_kib, min(want_kib, VM.ram_kib)), True)
+
+
 def test_a_wish_is_not_taken_back_the_moment_it_ends() -> None:
     """What was wished stays in what is held, and fades from there."""
     estimate = remember(fold(make_report(use_kib=200 * MIB)), Wish(600 * MIB, 1, 2, arrived_s=NOW_S), VM)
