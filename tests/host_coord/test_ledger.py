@@ -10,9 +10,7 @@ from ballonet_host_coord.ledger import (
     ASK_AGAIN_S,
     ASK_LOST_S,
     BACK_OFF_S,
-    RETRY_S,
     SQUEEZED_S,
-    STEP_LEAST_KIB,
     STUCK_S,
     Ledger,
 )
@@ -30,6 +28,8 @@ from ballonet_host_coord.model import (
     VmFacts,
     Wish,
 )
+from ballonet_host_coord.move import RETRY_S
+from ballonet_host_coord.pace import STEP_LEAST_KIB
 
 from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_vm
 from .steps import STEP_MIB, asked, consent_to, guest_at, settled, step, stepping, waiting

@@ -47,11 +47,16 @@ from .water import Taker, fill
 BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
 
+CUT_LEAST_KIB = 32768
+"""Less than this is taken from nobody's surplus while others can give it: many small commands for one need are
+noise."""
+
 FAIR_RATIO = 1 / 8
 """Of its fair share of the surplus a guest gets this much even where it must be taken from another's surplus: enough
 for a next step of demand, and so little that it is moved once."""
 
 SETTLING = "settling"
+_RUNNING = RunState.RUNNING
 
 TOLERANCE_KIB = 4096
 """A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
@@ -139,27 +144,37 @@ def enter(snapshot: Snapshot) -> list[_Party]:
 def fresh_for_s(guest: GuestSnapshot) -> float:
     """How old a report may be when a downward step relies on it."""
     period_s = guest.agent.report_ms / 1000 if guest.agent.link is LinkState.LIVE else 1.0
-    return max(FRESH_LEAST_S, FRESH_PERIODS * period_s)
+    fresh_s = FRESH_PERIODS * period_s
+    return fresh_s if fresh_s > FRESH_LEAST_S else FRESH_LEAST_S
 
 
 def _enter(guest: GuestSnapshot, now_s: float, tuned: Tuning) -> _Party:
-    settings, vm, demand = guest.settings, guest.vm, guest.demand
+    # Conditions instead of min and max: this is done for every guest of every decision, and they cost most of it.
+    settings, demand, ram_kib = guest.settings, guest.demand, guest.vm.ram_kib
     given_kib = guest.given_kib
-    ram_kib = vm.ram_kib
     fixed_reason = _fixed_reason(guest)
-    # A floor keeps what a guest has; it gives nothing, or a guest that lies about it would be given everything (I5).
-    own_floor_kib = _own_floor_kib(guest)
-    floor_kib = min(max(settings.minimum_kib, min(own_floor_kib, given_kib)), ram_kib)
-    most_kib = min(settings.maximum_kib, ram_kib)
     hold_reason = fixed_reason or _hold_reason(guest, now_s)
-    lower_kib = max(guest.booking.assigned_kib, floor_kib) if hold_reason else floor_kib
+    # A floor keeps what a guest has; it gives nothing, or a guest that lies about it would be given everything (I5).
+    floor_kib = settings.minimum_kib
+    own_floor_kib = _own_floor_kib(guest)
+    if own_floor_kib > floor_kib and given_kib > floor_kib:
+        floor_kib = own_floor_kib if own_floor_kib < given_kib else given_kib
+    if floor_kib > ram_kib:
+        floor_kib = ram_kib
+    most_kib = settings.maximum_kib if settings.maximum_kib < ram_kib else ram_kib
+    lower_kib = floor_kib
+    if hold_reason and guest.booking.assigned_kib > floor_kib:
+        lower_kib = guest.booking.assigned_kib
     if demand is None:
         demand_kib = buffered_kib = wanted_kib = given_kib
     else:
-        demand_kib = min(max(demand.demand_kib, floor_kib), most_kib)
-        buffered_kib = tuned.buffered_kib(demand.demand_kib, demand.cache_kib, settings.buffer_percent)
-        buffered_kib = min(max(buffered_kib, floor_kib), most_kib)
-        wanted_kib = min(max(buffered_kib, demand.held_kib), most_kib)
+        demand_kib = demand.demand_kib
+        buffered_kib = tuned.buffered_kib(demand_kib, demand.cache_kib, settings.buffer_percent)
+        wanted_kib = demand.held_kib if demand.held_kib > buffered_kib else buffered_kib
+        if demand_kib < floor_kib or wanted_kib > most_kib:
+            demand_kib = min(max(demand_kib, floor_kib), most_kib)
+            buffered_kib = min(max(buffered_kib, floor_kib), most_kib)
+            wanted_kib = min(max(wanted_kib, buffered_kib), most_kib)
     if guest.released:
         buffered_kib = wanted_kib = ram_kib
     return _Party(
@@ -175,7 +190,7 @@ def _enter(guest: GuestSnapshot, now_s: float, tuned: Tuning) -> _Party:
         most_kib,
         settings.weight,
         hold_reason,
-        hold_reason.startswith(SETTLING),
+        hold_reason is not fixed_reason and hold_reason.startswith(SETTLING),
     )
 
 
@@ -188,12 +203,10 @@ def _refilled_kib(party: _Party) -> int:
 def _own_floor_kib(guest: GuestSnapshot) -> int:
     """What the guest, or caution on its behalf, sets as the least."""
     report = guest.report
-    floor_kib = 0
     if report is None:
-        return floor_kib
-    if report.floor_kib is not None:
-        floor_kib = report.floor_kib
-    if guest.demand is not None:
+        return 0
+    floor_kib = report.floor_kib or 0
+    if guest.demand is not None and (report.kind is ReportKind.STATISTICS or guest.vm.deflate_on_oom is not True):
         if report.kind is ReportKind.STATISTICS:
             floor_kib = max(floor_kib, guest.demand.use_kib * (100 + BLIND_BUFFER_PERCENT) // 100)
         if guest.vm.deflate_on_oom is not True and guest.demand.committed_kib is not None:
@@ -204,6 +217,8 @@ def _own_floor_kib(guest: GuestSnapshot) -> int:
 def _fixed_reason(guest: GuestSnapshot) -> str:
     """Why this guest can be moved in neither direction; empty where it can."""
     state = guest.vm.run_state
+    if state is _RUNNING and not guest.booking.claimed and not guest.unseen:
+        return ""
     if guest.unseen:
         return "not looked at yet: nobody is granted anything before"
     if state in (RunState.ABSENT, RunState.SHUTDOWN):
@@ -225,21 +240,22 @@ def _fixed_reason(guest: GuestSnapshot) -> str:
 
 def _hold_reason(guest: GuestSnapshot, now_s: float) -> str:
     """Why this guest may not be shrunk now (I3, deflate-on-oom, operator's word); empty where it may."""
+    vm, report = guest.vm, guest.report
     if guest.released:
         return "released by the operator"
-    if guest.vm.deflate_on_oom is not True and not guest.settings.shrink_without_deflate_on_oom:
+    if vm.deflate_on_oom is not True and not guest.settings.shrink_without_deflate_on_oom:
         return "deflate-on-oom is off: only grown"
-    if now_s - guest.vm.boot_began_s < SETTLING_S:
-        return f"{SETTLING}: booted {now_s - guest.vm.boot_began_s:.0f} s ago, not shrunk before {SETTLING_S:.0f} s"
-    if guest.report is None:
+    if now_s - vm.boot_began_s < SETTLING_S:
+        return f"{SETTLING}: booted {now_s - vm.boot_began_s:.0f} s ago, not shrunk before {SETTLING_S:.0f} s"
+    if report is None:
         return "no report and no statistics: hands off"
-    age_s = now_s - guest.report.arrived_s
+    age_s = now_s - report.arrived_s
     if age_s > fresh_for_s(guest):
         return f"last report is {age_s:.0f} s old: held"
-    if guest.report.kind is ReportKind.AGENT:
+    if report.kind is ReportKind.AGENT:
         if guest.agent.link is not LinkState.LIVE:
             return "agent does not answer: held"
-        if guest.report.arrived_s < guest.agent.live_since_s:
+        if report.arrived_s < guest.agent.live_since_s:
             return "agent has begun a new session and not reported in it: held"
     if guest.stuck_since_s is not None and not guest.retried:
         return f"its balloon has not followed for {now_s - guest.stuck_since_s:.0f} s: counted as gone"
@@ -284,7 +300,13 @@ def _share_rest(movable: list[_Party], held: list[int], supply_kib: int, surplus
         targets = _fill_alike(movable, targets, firsts, supply_kib)
     for uppers in (wants, mosts) if surplus_ratio else (wants,):
         kept = [min(party.given_kib, upper) for party, upper in zip(movable, uppers, strict=True)]
-        targets = _fill_alike(movable, targets, kept, supply_kib)
+        filled = _fill_alike(movable, targets, kept, supply_kib)
+        # Small parts are not worth a command each: those who give more give them, too.
+        spared = [
+            keep if 0 < keep - target < CUT_LEAST_KIB else least
+            for least, keep, target in zip(targets, kept, filled, strict=True)
+        ]
+        targets = _fill_alike(movable, spared, kept, supply_kib) if sum(spared) <= supply_kib else filled
     for uppers in (wants, mosts) if surplus_ratio else (wants,):
         targets = _fill_alike(movable, targets, uppers, supply_kib)
     return targets
@@ -312,6 +334,7 @@ def _starved_first(movable: list[_Party], held: list[int], targets: list[int]) -
     somebody_has_more = any(
         party.shrinkable
         and not party.guest.refuses
+        and not party.guest.uncooperative
         and party.guest.vm.actual_kib > max(party.demand_kib, party.floor_kib) + TOLERANCE_KIB
         for party in movable
     )
@@ -388,13 +411,16 @@ def _rule(party: _Party, target_kib: int) -> Rule:
 
 def _status(party: _Party) -> Status:
     guest, demand = party.guest, party.guest.demand
-    if demand is None or guest.vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
+    state = guest.vm.run_state
+    if demand is None or (state is not _RUNNING and state in (RunState.ABSENT, RunState.SHUTDOWN)):
         return Status.ABSENT
     has_kib = party.given_kib + TOLERANCE_KIB
     if has_kib < demand.demand_kib:
         return Status.WARNING
-    buffered_kib = demand.demand_kib * (100 + guest.settings.buffer_percent) // 100
-    return Status.OK if has_kib >= min(buffered_kib, guest.settings.maximum_kib) else Status.LOW
+    settings = guest.settings
+    if has_kib >= demand.demand_kib * (100 + settings.buffer_percent) // 100 or has_kib >= settings.maximum_kib:
+        return Status.OK
+    return Status.LOW
 
 
 def _headroom_free_kib(snapshot: Snapshot, booked_kib: int) -> int:

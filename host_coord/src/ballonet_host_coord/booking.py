@@ -40,6 +40,12 @@ from .model import (
     VmFacts,
 )
 
+HEADROOM_LEAST_KIB = 65536
+HEADROOM_PARTS = 256
+"""What guests ask for at once comes within 64 MiB on a small host (a report's worth of a busy guest), and grows with
+how many there are. Half a second of one balloon's way is 1 GiB; more of it lay idle in the simulator, where surplus in
+guests is there at once (DESIGN.md, section 4)."""
+
 STATISTICS_NEEDED = 3
 """With a polling interval of 1 s the balloon has had two seconds to begin, and `actual` moves with each chunk."""
 
@@ -58,6 +64,13 @@ def budget_kib(settings: HostSettings, facts: HostFacts) -> int:
         return settings.budget_kib
     total_kib = min(facts.total_kib, facts.cgroup_limit_kib or facts.total_kib)
     return max(0, total_kib - settings.reserve_kib)
+
+
+def headroom_kib(settings: HostSettings, budget_kib: int) -> int:
+    """What is kept free for urgent asks: as set, or a small part of the budget."""
+    if settings.headroom_kib is not None:
+        return settings.headroom_kib
+    return max(HEADROOM_LEAST_KIB, budget_kib // HEADROOM_PARTS)
 
 
 def boot_answered(vm: VmFacts, report: UsageReport | None) -> bool:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from ballonet_protocol.units import parse_size
 
-from .booking import budget_kib
+from .booking import budget_kib, headroom_kib
 from .model import DemandModel, GuestSettings, HostSettings, Settings, StopPolicy
 from .ports import HostMemory
 from .slider import MOST_SLIDER
@@ -362,15 +362,18 @@ def _validate_sockets(settings: Settings, tree: _Tree, checker: _Checker) -> Non
 
 def least_budget_kib(settings: Settings) -> int:
     """What the budget must hold at least: the headroom, and every guest's minimum and overhead."""
-    return settings.host.headroom_kib + sum(guest.minimum_kib + guest.overhead_kib for guest in settings.guests)
+    guests_kib = sum(guest.minimum_kib + guest.overhead_kib for guest in settings.guests)
+    return guests_kib + headroom_kib(settings.host, guests_kib)
 
 
 def _odd(settings: Settings, total_kib: int | None) -> Iterable[str]:
     if not settings.guests:
         yield "no guest is named: there is nothing to do; add [guest.NAME] sections"
+    if total_kib is None:
+        return
     for guest in settings.guests:
-        needs_kib = guest.maximum_kib + guest.overhead_kib + settings.host.headroom_kib
-        if total_kib is not None and needs_kib > total_kib:
+        needs_kib = guest.maximum_kib + guest.overhead_kib + headroom_kib(settings.host, total_kib)
+        if needs_kib > total_kib:
             yield (
                 f"{_Section('guest', guest.name)} can never start where its RAM is its maximum: that, overhead and "
                 f"headroom are {_exact(needs_kib)}, the budget is {_exact(total_kib)}"

@@ -18,7 +18,7 @@ import trio
 
 from .arbiter import one_iteration
 from .attendant import Attendant, describe
-from .booking import budget_kib
+from .booking import budget_kib, headroom_kib
 from .guests import GuestRecord
 from .host_state import HostWatch, watch_host
 from .ledger import Ledger
@@ -169,11 +169,12 @@ class Coordinator:
     def _take_snapshot(self, now_s: float) -> Snapshot:
         facts = self._host_memory.facts()
         self._watch_host(facts, now_s)
+        budget = budget_kib(self.settings.host, facts)
         return Snapshot(
             now_s=now_s,
             host=HostSnapshot(
-                budget_kib(self.settings.host, facts),
-                self.settings.host.headroom_kib,
+                budget,
+                headroom_kib(self.settings.host, budget),
                 facts,
                 self.settings.host.slider,
                 self._host_watch.state,

@@ -155,6 +155,7 @@ class GuestRecord:
             released=self.released,
             stuck_since_s=self._ledger.stuck_since_s(self.name),
             retried=self._ledger.retries(self.name, now_s),
+            uncooperative=self._ledger.is_uncooperative(self.name, now_s),
             refuses=self._ledger.refuses(self.name),
             forced=self._ledger.is_forced(self.name),
             unseen=self._unseen,

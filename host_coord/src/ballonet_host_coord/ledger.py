@@ -47,21 +47,8 @@ from .model import (
     VmFacts,
     Wish,
 )
-from .move import ARRIVED_KIB, BACK_OFF_S, RETRY_S, STUCK_S, Move
-
-WORTHWHILE_LEAST_KIB = 16384
-WORTHWHILE_RATIO = 0.03
-"""A move below 16 MiB or 3 % of the guest is not worth a command (I6); memory that somebody lacks always is."""
-
-SCARCE_LEAST_KIB = 4096
-"""While somebody is short, or a guest lacks part of its demand, this much is worth a command."""
-
-STEP_LEAST_KIB = 65536
-STEP_RATIO = 1 / 8
-STEP_AVAILABLE_RATIO = 1 / 2
-STEP_MOST_KIB = 1048576
-"""One downward step: an eighth of the guest or half of what it reports available, 64 MiB to 1 GiB. A report must
-follow before the next, so a wrong step is noticed before it is repeated."""
+from .move import ARRIVED_KIB, BACK_OFF_S, STUCK_S, Move
+from .pace import SCARCE_LEAST_KIB, grant_least_kib, step_kib, worthwhile_kib
 
 SHRINK_RATE_KIB_PER_S = 524288
 """What the agent is told to expect at most: two steps of 64 MiB in each of its fastest report periods (250 ms)."""
@@ -93,6 +80,11 @@ class Ledger:
     def stuck_since_s(self, name: str) -> float | None:
         move = self._moves.get(name)
         return move.stuck_since_s if move else None
+
+    def is_uncooperative(self, name: str, now_s: float) -> bool:
+        """Flagged: its balloon has not followed for long, or time and again."""
+        move = self._moves.get(name)
+        return move is not None and move.is_uncooperative(now_s)
 
     def retries(self, name: str, now_s: float) -> bool:
         """A stuck balloon has been left alone for long enough: one more try may show that it moves again."""
@@ -200,7 +192,7 @@ class Ledger:
                 room_kib -= max(0, booked_at_kib(guest, order.target_kib) - guest.booking.assigned_kib)
                 commands += self._told(guest, move, order)
             elif not guest.booking.claimed:
-                scarce = needed or bool(short - {guest.name})
+                scarce = needed or len(short) > (guest.settings.name in short)
                 command = self._free(guest, choice, move, now_s, scarce)
                 if command is not None:
                     commands.append(command)
@@ -256,7 +248,7 @@ class Ledger:
         move.stuck_at_kib = guest.vm.actual_kib
         move.stuck_growing = move.target_kib > guest.vm.actual_kib
         stop = self._stop(guest, move, least_kib, now_s, f"its balloon has not followed for {STUCK_S:.0f} s")
-        move.leave_until_s = now_s + RETRY_S
+        move.stood_still(now_s)
         return stop
 
     @staticmethod
@@ -292,8 +284,8 @@ class Ledger:
         if excess_kib <= 0 or not decided.shrinkable:
             move.asked_kib = None if excess_kib <= 0 else move.asked_kib
             return None
-        worthwhile_kib = _worthwhile_kib(guest) if not scarce else SCARCE_LEAST_KIB
-        if (move.asked_kib is None and excess_kib < worthwhile_kib) or now_s < move.leave_until_s:
+        least_kib = worthwhile_kib(guest) if not scarce else SCARCE_LEAST_KIB
+        if (move.asked_kib is None and excess_kib < least_kib) or now_s < move.leave_until_s:
             return None
         if not move.arrived or not _reported_since(guest, move.stepped_s, now_s):
             return None
@@ -304,22 +296,17 @@ class Ledger:
         floor_kib = goal_kib
         if guest.agent.link is LinkState.LIVE:
             consent = guest.agent.consent
-            if not _covers(consent, move, goal_kib + worthwhile_kib, now_s):
+            if not _covers(consent, move, goal_kib + least_kib, now_s):
                 return self._ask(guest, decided, move, goal_kib, now_s)
             assert consent is not None
             if consent.refused or consent.effective_kib >= actual_kib - ARRIVED_KIB:
-                if consent.refused or consent.effective_kib > goal_kib + worthwhile_kib:
+                if consent.refused or consent.effective_kib > goal_kib + least_kib:
                     move.leave_until_s = now_s + ASK_AGAIN_S
                     move.refuses = True
                 move.asked_kib = None
                 return None
             floor_kib = max(goal_kib, consent.effective_kib)
-        report = guest.report
-        spare_kib = int(report.available_kib * STEP_AVAILABLE_RATIO) if report is not None else 0
-        step_kib = min(STEP_MOST_KIB, max(STEP_LEAST_KIB, int(actual_kib * STEP_RATIO), spare_kib))
-        if guest.agent.link is not LinkState.LIVE:
-            step_kib //= 2
-        target_kib = max(floor_kib, actual_kib - step_kib)
+        target_kib = max(floor_kib, actual_kib - step_kib(guest))
         move.stepped_s = now_s
         move.stepped_from_kib = actual_kib
         move.squeezed_s = now_s
@@ -366,9 +353,7 @@ class Ledger:
             target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
             move = self._moves[guest.name]
             standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
-            gain_kib = target_kib - standing_kib
-            lacks = guest.demand is not None and guest.vm.actual_kib < guest.demand.demand_kib
-            if gain_kib < (SCARCE_LEAST_KIB if lacks or choice.urgent else _worthwhile_kib(guest)):
+            if target_kib - standing_kib < grant_least_kib(guest, choice.urgent):
                 continue
             room_kib -= max(0, booked_at_kib(guest, target_kib) - guest.booking.assigned_kib)
             move.head_for(target_kib)
@@ -418,10 +403,6 @@ def _standing_wish(guest: GuestSnapshot, move: Move) -> Wish | None:
     wish = guest.wish
     ours = wish is not None and (wish.gen is None or wish.gen == move.gen > 0)
     return wish if ours else None
-
-
-def _worthwhile_kib(guest: GuestSnapshot) -> int:
-    return max(WORTHWHILE_LEAST_KIB, int(guest.vm.actual_kib * WORTHWHILE_RATIO))
 
 
 def _reported_since(guest: GuestSnapshot, stepped_s: float, now_s: float) -> bool:

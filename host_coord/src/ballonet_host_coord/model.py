@@ -91,7 +91,8 @@ class HostSettings:
 
     budget_kib: int | None = None
     reserve_kib: int = 1048576
-    headroom_kib: int = 65536
+    headroom_kib: int | None = None
+    """None: `booking.headroom_kib`."""
     slider: int = DEFAULT_SLIDER
     """Performance (0) to density (100)."""
     demand_model: DemandModel = DemandModel.BALLONET
@@ -359,6 +360,8 @@ class GuestSnapshot:
     """Its balloon has not followed since then."""
     retried: bool = False
     """A stuck balloon is being tried again, so it counts as one that may move."""
+    uncooperative: bool = False
+    """Flagged: its balloon has not followed for long, or time and again."""
     refuses: bool = False
     """It refused, objected or did not answer when it was last to shrink: nobody waits for its memory."""
     forced: bool = False
@@ -375,7 +378,8 @@ class GuestSnapshot:
     def given_kib(self) -> int:
         """What the guest has or is promised, and may use. It may reside above it, where the host's kernel took pages
         of its balloon back."""
-        return max(self.vm.actual_kib, self.hypervisor_target_kib or 0)
+        actual_kib, target_kib = self.vm.actual_kib, self.hypervisor_target_kib
+        return actual_kib if target_kib is None or target_kib < actual_kib else target_kib
 
 
 @dataclass(frozen=True, slots=True)

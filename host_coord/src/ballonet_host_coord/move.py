@@ -11,7 +11,17 @@ STUCK_S = 5.0
 """No progress of `actual` for 5 s: the move ends and the guest is marked (squeezed's figure)."""
 
 RETRY_S = 30.0
-"""A guest whose balloon did not follow is tried again after this; its books never depended on it."""
+RETRY_MOST_S = 300.0
+"""A guest whose balloon did not follow is tried again after this, and after twice as long each time that it stands
+still anew; its books never depended on it."""
+
+UNCOOPERATIVE_S = 20.0
+"""Off its target for this long a guest is flagged (squeezed's figure)."""
+
+UNCOOPERATIVE_TIMES = 3
+FORGIVEN_S = 600.0
+"""So many standstills flag it, too: a balloon that moves for a second in twenty never stands still for long (squeezed's
+known hole). Each is forgotten after ten minutes in which it followed."""
 
 BACK_OFF_S = 10.0
 """After an objection, a standstill or silence, the guest is left alone this long before it is asked again."""
@@ -50,6 +60,9 @@ class Move:
     stuck_at_kib: int = 0
     stuck_growing: bool = False
     """It was a grant that the balloon did not follow."""
+    standstills: int = 0
+    stood_still_s: float = float("-inf")
+    """When it last stood still."""
     refuses: bool = False
     forced: bool = False
     """The target in force is the operator's, whatever the budget says."""
@@ -80,6 +93,19 @@ class Move:
         self.forced = False
         self.stopped_s = now_s
         self.rest_at(actual_kib)
+
+    def stood_still(self, now_s: float) -> None:
+        """It was stopped because its balloon does not follow."""
+        passed = 0 if self.stood_still_s < 0 else int((now_s - self.stood_still_s) / FORGIVEN_S)
+        self.standstills = max(0, self.standstills - passed) + 1
+        self.stood_still_s = now_s
+        self.leave_until_s = now_s + min(RETRY_MOST_S, RETRY_S * 2.0 ** (self.standstills - 1))
+
+    def is_uncooperative(self, now_s: float) -> bool:
+        """Whether an operator should be told that its balloon does not follow."""
+        if self.stuck_since_s is not None and now_s - self.stuck_since_s >= UNCOOPERATIVE_S:
+            return True
+        return self.standstills >= UNCOOPERATIVE_TIMES and now_s - self.stood_still_s < FORGIVEN_S
 
     def look_at_rest(self, actual_kib: int, now_s: float) -> None:
         """Note what the balloon did without us. A larger size is another's act or the guest's, and not taken as a

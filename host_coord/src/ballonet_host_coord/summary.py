@@ -71,6 +71,8 @@ def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
         return "booting"
     if guest.released:
         return "released"
+    if guest.uncooperative:
+        return "uncooperative"
     if guest.stuck_since_s is not None:
         return "stuck"
     if guest.hypervisor_target_kib is not None and abs(guest.hypervisor_target_kib - guest.vm.actual_kib) > 1024:

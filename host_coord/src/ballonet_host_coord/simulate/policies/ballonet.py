@@ -20,7 +20,7 @@ from dataclasses import replace
 from math import ceil, floor, inf
 
 from ballonet_host_coord.arbiter import one_iteration
-from ballonet_host_coord.booking import book
+from ballonet_host_coord.booking import book, headroom_kib
 from ballonet_host_coord.demand import Estimate, demand_at, observe, remember
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
@@ -31,6 +31,7 @@ from ballonet_host_coord.model import (
     Decision,
     GuestSettings,
     GuestSnapshot,
+    HostSettings,
     HostSnapshot,
     LinkState,
     ReportKind,
@@ -61,7 +62,6 @@ WAITING_MOST_S = 64.0
 """After a turn with nothing to do the next is left out, then the next two, and so on up to this."""
 
 BUFFER_PERCENT = 20
-HEADROOM_KIB = 65536
 LONG_AGO_S = -1e9
 
 
@@ -71,9 +71,10 @@ class Ballonet:
     name = "ballonet"
     buffer_ratio = BUFFER_PERCENT / 100
 
-    def __init__(self, slider: int = DEFAULT_SLIDER, headroom_kib: int = HEADROOM_KIB) -> None:
+    def __init__(self, slider: int = DEFAULT_SLIDER, headroom_kib: int | None = None) -> None:
         self.slider = slider
-        self._headroom_kib = headroom_kib
+        self._set_headroom_kib = headroom_kib
+        self._headroom_kib = 0
         self._tuned = tuning(slider)
         self._ledger = Ledger()
         self._budget_kib = 0
@@ -90,6 +91,7 @@ class Ballonet:
 
     def begin(self, now_s: float, budget_kib: int, vms: Sequence[Vm]) -> None:
         self._budget_kib = budget_kib
+        self._headroom_kib = headroom_kib(HostSettings(headroom_kib=self._set_headroom_kib), budget_kib)
 
     def next_turn_s(self, now_s: float, changed: bool) -> float:
         if changed:
@@ -237,6 +239,7 @@ class _Seen:
             wish=self.wish,
             stuck_since_s=ledger.stuck_since_s(vm.name),
             retried=ledger.retries(vm.name, now_s),
+            uncooperative=ledger.is_uncooperative(vm.name, now_s),
             refuses=ledger.refuses(vm.name),
         )
         return self._last

@@ -1,0 +1,39 @@
+"""How fast a balloon is moved, and what is worth a command: the numbers of moving, each with its reason. Pure."""
+
+from __future__ import annotations
+
+from .model import GuestSnapshot, LinkState
+
+WORTHWHILE_LEAST_KIB = 16384
+WORTHWHILE_RATIO = 0.03
+"""A move below 16 MiB or 3 % of the guest is not worth a command (I6); memory that somebody lacks always is."""
+
+SCARCE_LEAST_KIB = 4096
+"""While somebody is short, or a guest lacks part of its demand, this much is worth a command."""
+
+STEP_LEAST_KIB = 65536
+STEP_RATIO = 1 / 8
+STEP_AVAILABLE_RATIO = 1 / 2
+STEP_MOST_KIB = 1048576
+"""One downward step: an eighth of the guest or half of what it reports available, 64 MiB to 1 GiB. A report must
+follow before the next, so a wrong step is noticed before it is repeated."""
+
+
+def worthwhile_kib(guest: GuestSnapshot) -> int:
+    """The least that is worth a command where nobody lacks anything."""
+    ratio_kib = int(guest.vm.actual_kib * WORTHWHILE_RATIO)
+    return ratio_kib if ratio_kib > WORTHWHILE_LEAST_KIB else WORTHWHILE_LEAST_KIB
+
+
+def grant_least_kib(guest: GuestSnapshot, urgent: bool) -> int:
+    """The least that is worth a grant to this guest."""
+    lacks = guest.demand is not None and guest.vm.actual_kib < guest.demand.demand_kib
+    return SCARCE_LEAST_KIB if lacks or urgent else worthwhile_kib(guest)
+
+
+def step_kib(guest: GuestSnapshot) -> int:
+    """The next downward step; half of it where no agent watches the guest (I3)."""
+    report = guest.report
+    spare_kib = int(report.available_kib * STEP_AVAILABLE_RATIO) if report is not None else 0
+    kib = min(STEP_MOST_KIB, max(STEP_LEAST_KIB, int(guest.vm.actual_kib * STEP_RATIO), spare_kib))
+    return kib if guest.agent.link is LinkState.LIVE else kib // 2
