@@ -88,6 +88,7 @@ def odd_guests(draw: st.DrawFn, name: str) -> GuestSnapshot:
         released=draw(st.sampled_from([False, False, True])),
         stuck_since_s=draw(st.sampled_from([None, None, NOW_S - 9])),
         retried=draw(st.booleans()),
+        uncooperative=draw(st.booleans()),
         refuses=draw(st.booleans()),
         waiting_to_start=draw(st.booleans()),
         unseen=draw(st.sampled_from([False, False, True])),

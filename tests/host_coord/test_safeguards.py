@@ -11,7 +11,7 @@ from math import inf
 
 import pytest
 
-from ballonet_host_coord import arbiter, guests, ledger
+from ballonet_host_coord import arbiter, guests, ledger, pace
 from ballonet_host_coord.booking import book
 from ballonet_host_coord.demand import demand_at
 from ballonet_host_coord.ledger import Ledger
@@ -391,7 +391,9 @@ CASES = {
         a_monitor_hangs, replacing(guests.GuestRecord, "_goes_on", lambda *_: False), "I3",
     ),
     "shares by weight": (a_liar_asks_for_everything, replacing(arbiter, "fill", by_what_is_asked_for), "I5"),
-    "small moves": (a_guests_use_wobbles, replacing(ledger, "_worthwhile_kib", lambda _: 0), "I6"),
+    "small moves": (a_guests_use_wobbles, both(
+        replacing(ledger, "worthwhile_kib", lambda _: 0), replacing(pace, "worthwhile_kib", lambda _: 0)), "I6",
+    ),
     "surplus stays where it is": (
         two_guests_keep_surplus_while_one_wobbles, replacing(arbiter, "FAIR_RATIO", 1.0), "I6",
     ),

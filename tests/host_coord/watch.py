@@ -305,7 +305,7 @@ class Watch:
         for other, decided in zip(snapshot.guests, decision.guests, strict=True):
             if other.name == guest.name or not decided.shrinkable or other.demand is None:
                 continue
-            if other.refuses:
+            if other.refuses or other.uncooperative:
                 continue  # who was asked in vain is not waited for
             least_kib = max(self._needs_kib(other), decided.floor_kib)
             require(
