@@ -27,7 +27,7 @@ def test_running_coordinator_tells_its_last_turn(play):
     snapshot, decision = stage.turn
     assert stage.answer == {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
     alpha, _ = json.loads(as_json(stage.answer, None))["guests"]
-    assert alpha["rule"] == "demand"
+    assert alpha["rule"] == "short"
     assert alpha["target_kib"] == decision.guests[0].target_kib
     assert [holder["name"] for holder in alpha["holders"]] == ["beta"]
     assert any("more budget: its demand is met" in change["what"] for change in alpha["changes"])

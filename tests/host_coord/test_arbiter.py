@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet_host_coord.arbiter import fresh_for_s, one_iteration
+from ballonet_host_coord.host_state import effective_slider
 from ballonet_host_coord.model import (
     AgentFacts,
     Booking,
     GuestDecision,
     HostFacts,
+    HostState,
     LinkState,
     Phase,
     ReportKind,
     Residency,
+    Rule,
     RunState,
     Status,
 )
@@ -30,6 +33,11 @@ IDLE = {"demand_kib": 100 * MIB}
 
 def decide(*guests, **host) -> list[GuestDecision]:
     return list(one_iteration(make_snapshot(*guests, **host)).guests)
+
+
+def targets_of(*guests, **host) -> list[int]:
+    """In whole MiB: ranks round down by some KiB."""
+    return [round(decided.target_kib / MIB) for decided in decide(*guests, **host)]
 
 
 def target_of(guest, **host) -> int:
@@ -112,7 +120,9 @@ def test_what_a_falling_guest_still_holds_goes_to_the_short() -> None:
     assert target_of(falling) == 800 * MIB
     short = make_guest("b", 500 * MIB, 900 * MIB)
     shared = [decided.target_kib for decided in decide(falling, short, budget_kib=1300 * MIB)]
-    assert shared == [350 * MIB, 950 * MIB]
+    # Demands 300 and 900 leave 100 for buffers of 60 and 124 (its maximum): the same part of each.
+    assert [kib // MIB for kib in shared] == [332, 967]
+    assert shared == [300 * MIB + 100 * MIB * 60 // 184, 900 * MIB + 100 * MIB * 124 // 184]
 
 
 def test_a_short_guest_is_not_shrunk_while_another_has_more_than_it_needs() -> None:
@@ -131,6 +141,82 @@ def test_nobody_waits_for_the_memory_of_one_that_refuses() -> None:
     starves = make_guest("b", 700 * MIB, 1000 * MIB, settings={"weight": 10000})
     refuses = make_guest("c", 400 * MIB, 100 * MIB, refuses=True)
     assert decide(holds, starves, refuses, budget_kib=1700 * MIB)[0].target_kib == 444 * MIB
+
+
+# --- above demand ---------------------------------------------------------------------------------------
+
+KEEPS = {"slider": 25}
+"""Buffers as set, and all that is left stays in guests."""
+
+
+def test_buffers_that_do_not_fit_are_met_by_the_same_part() -> None:
+    """Nobody's spare memory vanishes while another's is whole: each lacks the same part, and by weight."""
+    small, large = make_guest("a", 300 * MIB, 300 * MIB), make_guest("b", 600 * MIB, 600 * MIB)
+    assert targets_of(small, large, budget_kib=990 * MIB) == [330, 660]
+    heavy = make_guest("b", 600 * MIB, 600 * MIB, settings={"weight": 2500})
+    assert targets_of(small, heavy, budget_kib=(900 + 60) * MIB) == [330, 630]
+
+
+def test_worthwhile_cache_ranks_with_the_buffer() -> None:
+    """Where it is more than the buffer it stands in for it; it is paid before surplus and after demand."""
+    cached = make_guest("a", 400 * MIB, demand=make_demand(400 * MIB, cache_kib=300 * MIB))
+    assert targets_of(cached) == [700]
+    other = make_guest("b", 500 * MIB, 500 * MIB)
+    assert targets_of(cached, other, budget_kib=1100 * MIB) == [550, 550]
+    assert targets_of(cached, other, budget_kib=900 * MIB) == [400, 500]
+
+
+def test_who_has_surplus_keeps_it_while_nobody_needs_it() -> None:
+    """Towards performance an idle guest's memory stays where it is; from the middle on the host has it back."""
+    rich, poor = make_guest("a", 900 * MIB, 300 * MIB), make_guest("b", 500 * MIB, 300 * MIB)
+    assert targets_of(rich, poor, budget_kib=1400 * MIB, **KEEPS) == [900, 500]
+    assert targets_of(rich, poor, budget_kib=1400 * MIB) == [360, 360]
+
+
+def test_whoever_comes_last_is_given_an_eighth_of_its_fair_share_at_least() -> None:
+    """Surplus that another keeps is given up that far, so that there is something to grow into."""
+    rich, poor = make_guest("a", 1024 * MIB, 300 * MIB), make_guest("b", 376 * MIB, 300 * MIB)
+    # 680 are over the buffers, half of them is each one's fair share.
+    given = targets_of(rich, poor, budget_kib=1400 * MIB, **KEEPS)
+    assert given == [1400 - (360 + 680 // 2 // 8), 360 + 680 // 2 // 8]
+    assert targets_of(rich, poor, budget_kib=1600 * MIB, **KEEPS) == [1024, 576]
+
+
+def test_what_nobody_has_is_handed_out() -> None:
+    """First to those that lack part of what they held before, then as surplus, up to the maximum."""
+    falling = make_guest("a", 400 * MIB, demand=make_demand(300 * MIB, held_kib=700 * MIB))
+    other = make_guest("b", 400 * MIB, 300 * MIB)
+    # 400 each are kept, 300 fill up what the one wants, and 100 go by what is missing to the maximum: 324 and 624.
+    assert targets_of(falling, other, budget_kib=1200 * MIB, **KEEPS) == [734, 466]
+    assert targets_of(falling, other, **KEEPS) == [1024, 1024]
+
+
+def test_between_the_points_a_part_of_the_surplus_is_kept() -> None:
+    """At 40 two fifths of the 664 MiB between its want and its maximum."""
+    assert targets_of(make_guest("a", 900 * MIB, 300 * MIB), slider=40) == [626]
+
+
+@pytest.mark.parametrize("state", [HostState.TIGHT, HostState.CRITICAL])
+def test_a_short_host_leaves_nobody_surplus(state) -> None:
+    """The slider stands at 80 or 100 then, wherever the operator has put it: less buffer, and no more than that."""
+    guest = make_guest("a", 900 * MIB, 300 * MIB)
+    assert targets_of(guest, **KEEPS) == [1024]
+    assert targets_of(guest, **KEEPS, state=state) == targets_of(guest, slider=effective_slider(25, state))
+
+
+def test_what_a_critical_host_lacks_is_taken_from_what_guests_hold() -> None:
+    """However much was promised: a budget that is too large is one of the ways to get there."""
+    guests = [make_guest(name, 800 * MIB, 800 * MIB) for name in "ab"]
+    critical = {"state": HostState.CRITICAL, "budget_kib": 16 * GIB}
+    assert targets_of(*guests, **critical, lacking_kib=200 * MIB) == [700, 700]
+    assert targets_of(*guests, **critical, lacking_kib=9 * GIB) == [256, 256]
+    assert targets_of(*guests, **critical, headroom_kib=64 * MIB) == [800, 800]
+
+
+def test_a_critical_host_gives_to_one_only_what_another_gives() -> None:
+    """It has no more than what is held, so nothing is granted out of the budget."""
+    short, idle = make_guest("a", 500 * MIB, 900 * MIB), make_guest("b", 500 * MIB, 100 * MIB)
+    assert targets_of(short, idle, state=HostState.CRITICAL) == [744, 256]
 
 
 # --- floors and holds -----------------------------------------------------------------------------------
@@ -259,6 +345,17 @@ def test_what_only_resides_is_nothing_to_share() -> None:
 def test_the_three_words(demand_mib, status) -> None:
     """OK: demand and buffer met; Low: the buffer is not; Warning: demand is not."""
     assert decide(make_guest(demand_kib=demand_mib * MIB))[0].status is status
+
+
+def test_who_is_kept_above_its_maximum_is_told_its_floor() -> None:
+    """That nobody else needs the memory is not why: it may not be taken further down now."""
+    report = make_report(kind=ReportKind.STATISTICS)
+    guest = make_guest(
+        actual_kib=600 * MIB, demand_kib=440 * MIB, report=report, agent=AgentFacts(),
+        settings={"maximum_kib": 500 * MIB},
+    )  # fmt: skip
+    (decided,) = decide(guest, slider=0)
+    assert (decided.target_kib, decided.rule) == (550 * MIB, Rule.FLOOR)
 
 
 def test_an_absent_guest_has_no_status() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ballonet_host_coord.config import ConfigError, Fault, TomlSettings, least_budget_kib
-from ballonet_host_coord.model import GuestSettings, HostSettings, Settings, StopPolicy
+from ballonet_host_coord.model import DemandModel, GuestSettings, HostSettings, Settings, StopPolicy
 from ballonet_host_coord.simulated.stores import SimulatedHostMemory
 
 MIB = 1024
@@ -79,11 +79,14 @@ def test_every_key_reaches_the_model(tmp_path: Path) -> None:
 budget = "8GiB"
 reserve = "2GiB"
 headroom = "0M"
+slider = 80
 stop_policy = "deflate"
 control = "/run/b/c.sock"
 control_group = "operators"
 state = "/var/b/state"
 record = "/var/b/record"
+[demand]
+model = "hyperv"
 [guest."web server"]
 qmp = "/a/q"
 channel = "/a/c"
@@ -101,6 +104,8 @@ start_when_it_fits = false
         budget_kib=8 * GIB,
         reserve_kib=2 * GIB,
         headroom_kib=0,
+        slider=80,
+        demand_model=DemandModel.HYPERV,
         stop_policy=StopPolicy.DEFLATE,
         control_path="/run/b/c.sock",
         control_group="operators",
@@ -190,6 +195,13 @@ def test_bad_guest_value_is_refused(tmp_path: Path, line: str, key: str, value: 
     ("text", "key", "allowed"),
     [
         ('[host]\nstop_policy = "explode"\n', "[host] stop_policy", '"leave" or "deflate"'),
+        ("[host]\nslider = -1\n", "[host] slider", "from 0 to 100"),
+        ("[host]\nslider = 101\n", "[host] slider", "from 0 to 100"),
+        ("[host]\nslider = 25.0\n", "[host] slider", "a whole number"),
+        ('[demand]\nmodel = "vmware"\n', "[demand] model", '"ballonet" or "hyperv"'),
+        ("[demand]\nmodle = 1\n", "[demand] modle", "did you mean model?"),
+        ('[host]\nmodel = "hyperv"\n', "[host] model", "unknown"),
+        ('demand = "hyperv"\n', "demand", "must be a section, written [demand]"),
         ('[host]\nbudget = "0G"\n', "[host] budget", "at least 1 KiB"),
         ('[host]\ncontrol_group = ""\n', "[host] control_group", "not empty"),
         ('[host]\nstate = "state.sqlite"\n', "[host] state", "absolute path"),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet_host_coord.demand import (
+    CACHE_HALF_LIFE_S,
     HARM_STEP_LEAST_KIB,
     LEAD_MOST_RATIO,
     LEAD_S,
+    PAGE_KIB,
+    REFAULT_KIB_PER_S,
     WISH_FRESH_S,
     demand_at,
     observe,
     remember,
 )
-from ballonet_host_coord.model import ReportKind, Wish
+from ballonet_host_coord.model import DemandModel, ReportKind, Wish
 from ballonet_host_coord.slider import tuning
 
 from .builders import GIB, MIB, NOW_S, RESERVE_KIB, make_report, make_settings, make_vm
@@ -29,17 +34,22 @@ MAYBE_SIZES = st.none() | SIZES
 MIDDLE = tuning(50)
 
 
-def fold(*reports, moved_by_us=False, settings=SETTINGS):
+def fold(*reports, moved_by_us=False, settings=SETTINGS, tuned=MIDDLE, model=DemandModel.BALLONET):
     estimate = None
     for report in reports:
-        estimate = observe(estimate, report, VM, settings, moved_by_us, MIDDLE)
+        estimate = observe(estimate, report, VM, settings, moved_by_us, tuned, model)
     assert estimate is not None
     return estimate
 
 
-def demand_of(*reports, wish=None, now_s=None, **options):
+def demand_of(*reports, wish=None, now_s=None, tuned=MIDDLE, **options):
     now_s = reports[-1].arrived_s if now_s is None else now_s
-    return demand_at(fold(*reports, **options), wish, VM, SETTINGS, now_s, MIDDLE)
+    return demand_at(fold(*reports, tuned=tuned, **options), wish, VM, SETTINGS, now_s, tuned)
+
+
+def rising(*uses_mib):
+    """Reports a second apart of a guest with room for all of it."""
+    return [make_report(float(at_s), 1000 * MIB, use_kib=mib * MIB) for at_s, mib in enumerate(uses_mib)]
 
 
 @st.composite
@@ -99,17 +109,46 @@ def test_commitment_lifts_demand_within_the_buffer(committed_kib):
 
 def test_rising_use_is_extrapolated_and_bounded() -> None:
     """Demand looks as far ahead as a deflate takes, and never by more than a quarter of the RAM."""
-    first, second = make_report(0.0, use_kib=200 * MIB), make_report(1.0, use_kib=230 * MIB)
-    assert demand_of(first, second).demand_kib == 230 * MIB + int(LEAD_S * 30 * MIB)
-    leap = make_report(1.0, use_kib=500 * MIB)
-    assert demand_of(first, leap).demand_kib == 500 * MIB + int(VM.ram_kib * LEAD_MOST_RATIO)
+    assert demand_of(*rising(200, 230, 260)).demand_kib == 260 * MIB + int(LEAD_S * 30 * MIB)
+    assert demand_of(*rising(100, 400, 700)).demand_kib == 700 * MIB + int(VM.ram_kib * LEAD_MOST_RATIO)
+
+
+@pytest.mark.parametrize(
+    ("uses_mib", "lead_mib"),
+    [
+        ((200, 230), 0),
+        ((200, 200, 500), 0),
+        ((200, 500, 500), 0),
+        ((200, 500, 400, 700), 0),
+        ((200, 400, 430), 60),
+        ((200, 230, 430), 60),
+    ],
+)
+def test_a_single_step_up_is_no_trend(uses_mib: tuple[int, ...], lead_mib: int) -> None:
+    """Only a rise that has lasted for two reports goes on, at the slower of the two rates."""
+    assert demand_of(*rising(*uses_mib)).demand_kib == (uses_mib[-1] + lead_mib) * MIB
+
+
+def test_a_guest_that_was_full_shows_no_trend() -> None:
+    """How fast it fills what it was given a moment ago says how much it was given, not how much it will need."""
+    sizes_mib = (500, 600, 700, 800)
+    full = [
+        make_report(float(at_s), size * MIB, use_kib=size * MIB) for at_s, size in enumerate(sizes_mib)
+    ]
+    assert demand_of(*full).demand_kib == 800 * MIB
+    roomy = [
+        make_report(float(at_s), 1000 * MIB, use_kib=size * MIB) for at_s, size in enumerate(sizes_mib)
+    ]
+    assert demand_of(*roomy).demand_kib == 1000 * MIB
 
 
 @pytest.mark.parametrize("change", [{"boottime_ms": 0}, {"kind": ReportKind.STATISTICS}])
 def test_two_reports_that_do_not_follow_have_no_rate(change) -> None:
     """Across a reset of the guest's clock or a change of source nothing is extrapolated."""
-    first, second = make_report(5.0, use_kib=200 * MIB), make_report(6.0, use_kib=300 * MIB, **change)
-    assert demand_of(first, second).demand_kib == 300 * MIB
+    first, second = make_report(5.0, use_kib=200 * MIB), make_report(6.0, use_kib=300 * MIB)
+    last = make_report(7.0, use_kib=400 * MIB)
+    assert demand_of(first, second, last).demand_kib == 600 * MIB
+    assert demand_of(first, second, replace(last, **change)).demand_kib == 400 * MIB
 
 
 def test_swap_that_is_read_back_belongs_to_the_working_set() -> None:
@@ -167,6 +206,21 @@ def test_a_wish_that_blames_our_move_is_no_demand_yet() -> None:
     assert remember(estimate, wish, VM) == estimate
 
 
+@given(st.lists(reports(), min_size=1, max_size=3), SIZES, st.integers(1, 9), st.integers(0, 100))
+def test_blame_changes_nothing_and_its_repetition_counts(those, want_kib, gen, slider):
+    """I9: whatever a guest blames on a move, its demand and its past are as without; said again without the blame, a
+    second later, it is demand."""
+    tuned, last_s = tuning(slider), those[-1].arrived_s
+    estimate = fold(*those, tuned=tuned)
+    blames = Wish(want_kib, 1, 2, arrived_s=last_s, gen=gen)
+    assert remember(estimate, blames, VM) == estimate
+    now_s = last_s + 1
+    quiet = demand_at(estimate, None, VM, SETTINGS, now_s, tuned)
+    assert demand_at(estimate, blames, VM, SETTINGS, now_s, tuned) == quiet
+    again = demand_at(estimate, replace(blames, arrived_s=now_s, gen=None), VM, SETTINGS, now_s, tuned)
+    assert (again.demand_kib, again.urgent) == (max(quiet.demand_kib, min(want_kib, VM.ram_kib)), True)
+
+
 def test_a_wish_is_not_taken_back_the_moment_it_ends() -> None:
     """What was wished stays in what is held, and fades from there."""
     estimate = remember(fold(make_report(use_kib=200 * MIB)), Wish(600 * MIB, 1, 2, arrived_s=NOW_S), VM)
@@ -188,3 +242,96 @@ def test_constant_reports_reach_a_fixed_point() -> None:
     low = [make_report(float(at_s), use_kib=200 * MIB) for at_s in range(1, 600, 5)]
     demand = demand_of(make_report(0.0, use_kib=400 * MIB), *low)
     assert demand.held_kib == demand.demand_kib == 200 * MIB
+
+
+# --- file cache -----------------------------------------------------------------------------------------
+
+FILE_KIB = 400 * MIB
+
+
+def cached(until_s, refaults_per_s=0, every_s=1, **changes):
+    """Reports of a guest with 400 MiB of file cache that reads so many dropped pages again each second."""
+    return [
+        make_report(float(at_s), file_kib=FILE_KIB, **{"refaults": refaults_per_s * at_s, **changes})
+        for at_s in range(0, until_s + 1, every_s)
+    ]
+
+
+BUSY_PAGES_PER_S = REFAULT_KIB_PER_S // PAGE_KIB + 1
+
+
+def test_cache_is_worth_keeping_until_it_has_shown_the_opposite() -> None:
+    """The first report keeps all of it; what is never missed fades by halves, to the slider's share and no further."""
+    assert demand_of(*cached(0)).cache_kib == FILE_KIB
+    half_life_s = int(CACHE_HALF_LIFE_S)
+    assert demand_of(*cached(half_life_s)).cache_kib == pytest.approx(FILE_KIB / 2, abs=1)
+    assert demand_of(*cached(half_life_s, every_s=20)).cache_kib == pytest.approx(FILE_KIB / 2, abs=1)
+    assert demand_of(*cached(10 * half_life_s, every_s=20)).cache_kib == FILE_KIB // 4
+
+
+def test_refaults_prove_that_the_cache_is_too_small() -> None:
+    """More than 4 MiB a second read again: all of it ranks with the buffer, however far it had faded."""
+    assert demand_of(*cached(600, BUSY_PAGES_PER_S, every_s=20)).cache_kib == FILE_KIB
+    assert demand_of(*cached(600, BUSY_PAGES_PER_S - 2, every_s=20)).cache_kib == FILE_KIB // 4
+    faded = cached(3000, every_s=20)
+    again = make_report(3001.0, file_kib=FILE_KIB, refaults=BUSY_PAGES_PER_S)
+    assert demand_of(*faded).cache_kib == FILE_KIB // 4
+    assert demand_of(*faded, again).cache_kib == FILE_KIB
+
+
+def test_where_no_refaults_are_told_the_sliders_share_is_kept() -> None:
+    """Statistics and old kernels: neither all of it nor nothing; without a figure of the cache there is none."""
+    assert demand_of(*cached(3, refaults=None)).cache_kib == FILE_KIB // 4
+    assert demand_of(*cached(3, refaults=None), tuned=tuning(0)).cache_kib == FILE_KIB // 2
+    assert demand_of(make_report(file_kib=None)).cache_kib == 0
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=30), st.integers(0, 100))
+def test_the_cache_is_never_worth_less_than_the_sliders_share(pages, slider) -> None:
+    """Whatever is read again: between the slider's share and all of it."""
+    total, course = 0, []
+    for at_s, more in enumerate(pages):
+        total += more
+        course.append(make_report(float(at_s * 10), file_kib=FILE_KIB, refaults=total))
+    cache_kib = demand_of(*course, tuned=tuning(slider)).cache_kib
+    assert int(FILE_KIB * tuning(slider).cache_kept_ratio) <= cache_kib <= FILE_KIB
+
+
+# --- Hyper-V's model ------------------------------------------------------------------------------------
+
+HYPERV = {"model": DemandModel.HYPERV}
+
+
+@given(st.integers(0, 2 * GIB), st.integers(0, 500))
+def test_hypervs_demand_is_what_is_committed(committed_kib, use_mib) -> None:
+    """The whole of it up to the RAM, whatever is used, and the kernel's reserve with it."""
+    report = make_report(use_kib=use_mib * MIB, committed_kib=committed_kib)
+    assert demand_of(report, **HYPERV).demand_kib == min(committed_kib + RESERVE_KIB, VM.ram_kib)
+
+
+def test_hypervs_demand_knows_neither_trend_nor_stalls() -> None:
+    """It is the reference that operators know: rising use and harm move nothing. Without a figure it is use."""
+    told = {"committed_kib": 300 * MIB}
+    course = [replace(report, **told) for report in rising(200, 230, 260)]
+    assert demand_of(*course, **HYPERV).demand_kib == 300 * MIB + RESERVE_KIB
+    hurt = [replace(report, **told) for report in stalled()]
+    assert demand_of(*hurt, **HYPERV).demand_kib == 300 * MIB + RESERVE_KIB
+    assert demand_of(make_report(use_kib=210 * MIB), **HYPERV).demand_kib == 210 * MIB
+
+
+# --- the slider -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("slider", "harmed"), [(0, True), (25, True), (50, True), (100, False)])
+def test_how_much_stalling_is_harm_is_the_sliders(slider, harmed) -> None:
+    """A fifth of the time waited is noticed by everybody but a host that is packed."""
+    before, after = stalled()
+    assert demand_of(before, replace(after, psi_some_us=200_000), tuned=tuning(slider)).urgent is harmed
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 500))
+def test_the_past_is_kept_no_longer_towards_density(one, other, passed_s) -> None:
+    """I10, over time: after the same reports no more is held further right."""
+    course = make_report(0.0, use_kib=400 * MIB), make_report(float(passed_s), use_kib=100 * MIB)
+    performance, density = (demand_of(*course, tuned=tuning(place)) for place in sorted((one, other)))
+    assert performance.held_kib >= density.held_kib >= density.demand_kib == performance.demand_kib

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 
 from ballonet_host_coord.arbiter import one_iteration
-from ballonet_host_coord.explain import MOST_GUESTS_WHAT_IF, Rule, explain
+from ballonet_host_coord.explain import LIMITS, MEANING, MOST_GUESTS_WHAT_IF, Limit, explain
 from ballonet_host_coord.explain_text import render_explained
-from ballonet_host_coord.model import Booking, GuestSnapshot, RunState, Snapshot
+from ballonet_host_coord.model import Booking, GuestSnapshot, HostState, Rule, RunState, Snapshot
 from ballonet_host_coord.snapshot import decision_to_json
 
 from .builders import GIB, MIB, make_demand, make_guest, make_report, make_snapshot, make_vm
@@ -21,31 +21,48 @@ from .steps import waiting
 from .test_snapshot import SNAPSHOTS
 from .world import Character, World
 
-
-def rule_of(guest: GuestSnapshot, *others: GuestSnapshot, **host: Any) -> Rule:
-    return explain(make_snapshot(guest, *others, **host), guest.name).guests[0].rule
-
-
 BETA = make_guest("beta", 400 * MIB, 400 * MIB)
-RULES = {
-    "paused": (Rule.FIXED, [make_guest(vm=make_vm(run_state=RunState.PAUSED))], {}),
-    "booting": (Rule.FIXED, [make_guest(booking=Booking(GIB, 0, claimed=True))], {}),
-    "minimum above want": (Rule.FLOOR, [make_guest(demand_kib=100 * MIB)], {}),
-    "may not be shrunk": (Rule.FLOOR, [make_guest(demand_kib=300 * MIB, vm=make_vm(deflate_on_oom=False))], {}),
-    "unknown use": (Rule.FLOOR, [make_guest(demand_kib=None)], {}),
-    "short": (Rule.DEMAND, [make_guest(demand_kib=900 * MIB), BETA], {"budget_kib": GIB}),
-    "a start waits": (Rule.STARTS, [make_guest(actual_kib=400 * MIB), waiting("beta")], {"budget_kib": GIB}),
-    "buffers do not fit": (Rule.BUFFER, [make_guest(actual_kib=400 * MIB), BETA], {"budget_kib": 850 * MIB}),
-    "headroom first": (Rule.HEADROOM, [make_guest(), BETA], {"budget_kib": 900 * MIB, "headroom_kib": 100 * MIB}),
-    "enough": (Rule.SURPLUS, [make_guest()], {}),
-    "grows to its want": (Rule.SURPLUS, [make_guest(actual_kib=300 * MIB)], {}),
-}
+IDLE = make_guest(demand_kib=300 * MIB)
+RULES: dict[str, tuple[Rule, Limit, list[GuestSnapshot], dict[str, Any]]] = {
+    "paused": (Rule.FIXED, Limit.NONE, [make_guest(vm=make_vm(run_state=RunState.PAUSED))], {}),
+    "booting": (Rule.FIXED, Limit.NONE, [make_guest(booking=Booking(GIB, 0, claimed=True))], {}),
+    "given back": (Rule.RELEASED, Limit.NONE, [replace(IDLE, released=True)], {}),
+    "unknown use": (Rule.UNKNOWN, Limit.NONE, [make_guest(demand_kib=None)], {}),
+    "minimum above want": (Rule.FLOOR, Limit.NONE, [make_guest(demand_kib=100 * MIB)], {}),
+    "may not be shrunk": (Rule.BUFFER, Limit.HELD, [replace(IDLE, vm=make_vm(deflate_on_oom=False))], {}),
+    "short": (Rule.SHORT, Limit.NONE, [make_guest(demand_kib=900 * MIB), BETA], {"budget_kib": GIB}),
+    "above its maximum": (Rule.MAXIMUM, Limit.NONE, [make_guest(demand_kib=2 * GIB)], {}),
+    "a start waits": (
+        Rule.PARTLY, Limit.STARTS, [make_guest(actual_kib=400 * MIB), waiting("beta")], {"budget_kib": GIB}),
+    "buffers do not fit": (
+        Rule.PARTLY, Limit.BUFFERS, [make_guest(actual_kib=400 * MIB), BETA], {"budget_kib": 850 * MIB}),
+    "headroom first": (
+        Rule.PARTLY, Limit.HEADROOM, [make_guest(), BETA], {"budget_kib": 900 * MIB, "headroom_kib": 100 * MIB}),
+    "the past": (Rule.FALLING, Limit.NONE, [make_guest(demand=make_demand(300 * MIB, held_kib=500 * MIB))], {}),
+    "enough": (Rule.BUFFER, Limit.NONE, [make_guest()], {}),
+    "grows to its want": (Rule.BUFFER, Limit.NONE, [make_guest(actual_kib=300 * MIB)], {}),
+    "nobody needs the rest": (Rule.SURPLUS, Limit.NONE, [make_guest()], {"slider": 25}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "guests", "host"), RULES.values(), ids=RULES)
-def test_rule_is_the_rank_that_set_the_target(rule: Rule, guests: list[GuestSnapshot], host: dict[str, int]) -> None:
-    """Each rank of the arbiter is recognised where it is the one that decides."""
-    assert rule_of(*guests, **host) is rule
+@pytest.mark.parametrize(("rule", "limit", "guests", "host"), RULES.values(), ids=RULES)
+def test_rule_is_the_decisions_and_its_cause_is_found(
+    rule: Rule, limit: Limit, guests: list[GuestSnapshot], host: dict[str, Any]
+) -> None:
+    """The rule is the one that was decided by; where it has more than one cause, that one is told which counts."""
+    snapshot = make_snapshot(*guests, **host)
+    (told,) = explain(snapshot, guests[0].name).guests
+    assert (told.rule, told.limit) == (rule, limit)
+    assert told.rule is one_iteration(snapshot).guests[0].rule
+    text = " ".join(render_explained(explain(snapshot, guests[0].name)).split())
+    assert f"rule {rule.value}: {MEANING[rule]}" in text
+    assert LIMITS[limit] in text
+
+
+def test_every_rule_and_cause_has_its_words() -> None:
+    """Each is told in words, and has an example above."""
+    assert set(MEANING) == set(Rule) == {rule for rule, *_ in RULES.values()}
+    assert set(LIMITS) == set(Limit) == {limit for _, limit, *_ in RULES.values()}
 
 
 @given(SNAPSHOTS)
@@ -81,7 +98,7 @@ def test_decision_is_reproduced_in_every_turn_of_a_world() -> None:
             explained = explain(world.snapshot, recorded_decision=decision_to_json(world.decision))
             assert explained.differs == ""
             rules |= {guest.rule for guest in explained.guests}
-    assert {Rule.FIXED, Rule.FLOOR, Rule.BUFFER} <= rules
+    assert {Rule.FIXED, Rule.FLOOR, Rule.PARTLY, Rule.UNKNOWN} <= rules
 
 
 def test_unmet_guest_names_who_holds_the_memory() -> None:
@@ -108,6 +125,39 @@ def test_what_is_to_share_adds_up() -> None:
     host = explain(make_snapshot(make_guest(), paused, headroom_kib=64 * MIB)).host
     assert (host.overheads_kib, host.fixed_kib) == (30 * MIB, 512 * MIB)
     assert host.budget_kib == host.overheads_kib + host.fixed_kib + host.headroom_kib + host.shared_kib
+
+
+def test_what_a_critical_host_shares_adds_up_to_what_guests_hold() -> None:
+    """Budget = overheads + fixed + headroom + what is not there + what is shared, and shared is what is held less what
+    the host lacks."""
+    guests = [make_guest(name, 800 * MIB, 800 * MIB) for name in ("alpha", "beta")]
+    snapshot = make_snapshot(
+        *guests, headroom_kib=64 * MIB, state=HostState.CRITICAL, lacking_kib=100 * MIB, state_why="1 of 100"
+    )
+    explained = explain(snapshot)
+    host = explained.host
+    assert host.shared_kib == 1500 * MIB
+    assert host.budget_kib == host.headroom_kib + host.not_there_kib + host.shared_kib
+    text = " ".join(render_explained(explained).split())
+    assert "not there 2532 + 1500 to share" in text
+    assert "slider 50, at 100 while the host is short; host memory is CRITICAL: 1 of 100" in text
+
+
+def test_scaled_buffer_is_told_beside_the_one_that_was_set() -> None:
+    """Where the slider scales it, both are there; where it does not, one."""
+    scaled = " ".join(render_explained(explain(make_snapshot(make_guest(), slider=100))).split())
+    assert "buffer 20 % (5 % with the slider at 100)" in scaled
+    assert "slider 100" in scaled
+    plain = " ".join(render_explained(explain(make_snapshot(make_guest()))).split())
+    assert "buffer 20 %" in plain
+    assert "with the slider at 50" not in plain
+
+
+@pytest.mark.parametrize("slider", [-1, 101])
+def test_slider_that_is_none_is_refused_with_what_is_allowed(slider: int) -> None:
+    """A file that was tampered with is a ValueError with a text, as any that is no snapshot."""
+    with pytest.raises(ValueError, match="allowed is 0"):
+        explain(make_snapshot(make_guest(), slider=slider))
 
 
 def test_other_ballonets_decision_is_told_apart() -> None:
@@ -148,7 +198,7 @@ def test_text_fits_and_says_the_numbers(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.split())
     title = "al?pha: has 500 MiB, grows to"
-    for said in (title, "rule demand:", "weight 3000", "held by beta 500", "its demand is met"):
+    for said in (title, "rule short:", "weight 3000", "held by beta 500", "its demand is met"):
         assert said in words
     assert "\x1b" not in text
 

@@ -97,7 +97,7 @@ def test_saved_turn_is_explained_as_it_was(tmp_path: Path) -> None:
     assert turn == turn_of(512)
     assert explaining.as_text(turn, None, 80) == explaining.as_text(turn_of(512), None, 80)
     (alpha,) = json.loads(explaining.as_json(turn, "alpha"))["guests"]
-    assert (alpha["name"], alpha["target_kib"], alpha["rule"]) == ("alpha", 480 * MIB, "surplus")
+    assert (alpha["name"], alpha["target_kib"], alpha["rule"]) == ("alpha", 480 * MIB, "buffer")
 
 
 @pytest.mark.parametrize(("text", "said"), [("", "no JSON"), ("[]", "no snapshot"), ('{"a":1}', "no snapshot")])

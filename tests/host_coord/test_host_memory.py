@@ -144,6 +144,51 @@ def test_tightest_limit_of_our_cgroup_counts(
     assert memory.facts().cgroup_limit_kib == expected_kib
 
 
+STAT = "anon 1000\ninactive_file 104857600\ntotal_inactive_file {total}\nactive_file 999999999\n"
+"""Version 1 has both lines, its own and with its children; version 2 has the first, children included."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "usage", "stat", "used_mib"),
+    [
+        (V2, "memory.current", STAT.replace("total_inactive_file {total}\n", ""), 700),
+        (V1, "memory.usage_in_bytes", STAT.format(total=209715200), 600),
+        (V1, "memory.usage_in_bytes", "garbage\ninactive_file\n", 800),
+        (V2, "memory.current", None, 800),
+        (V2, "memory.current", "inactive_file 9999999999\n", 0),
+    ],
+    ids=["v2", "v1", "no such line", "no memory.stat", "more file than use"],
+)
+def test_what_our_cgroup_uses_is_told_without_file_that_can_be_dropped(
+    memory: ProcHostMemory, proc: Proc, kind: tuple[str, str, str], usage: str, stat: str | None, used_mib: int
+) -> None:
+    """Use less inactive file cache, children's included, never below zero; without memory.stat all of it counts."""
+    cgroup, mountinfo, limit = kind
+    proc.write("self/cgroup", cgroup)
+    proc.write("self/mountinfo", mountinfo.format(top=proc.root / "cg"))
+    proc.write(f"cg/system.slice/{limit}", "1073741824\n")
+    proc.write(f"cg/system.slice/{usage}", f"{800 * MIB * 1024}\n")
+    if stat is not None:
+        proc.write("cg/system.slice/memory.stat", stat)
+    facts = memory.facts()
+    assert (facts.cgroup_limit_kib, facts.cgroup_used_kib) == (MIB * MIB, used_mib * MIB)
+
+
+@pytest.mark.parametrize("usage", [None, "", "max\n"])
+def test_a_cgroup_whose_use_is_not_told_has_its_limit_alone(
+    memory: ProcHostMemory, proc: Proc, usage: str | None
+) -> None:
+    """Unknown use is None and never 0, which would be an empty host."""
+    cgroup, mountinfo, limit = V2
+    proc.write("self/cgroup", cgroup)
+    proc.write("self/mountinfo", mountinfo.format(top=proc.root / "cg"))
+    proc.write(f"cg/system.slice/{limit}", "1073741824\n")
+    if usage is not None:
+        proc.write("cg/system.slice/memory.current", usage)
+    facts = memory.facts()
+    assert (facts.cgroup_limit_kib, facts.cgroup_used_kib) == (MIB * MIB, None)
+
+
 def test_container_sees_its_own_branch() -> None:
     """Where only our branch is mounted, the file is at the top of the mount."""
     mountinfo = "32 24 0:28 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"

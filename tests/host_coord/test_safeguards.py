@@ -6,18 +6,23 @@ With everything in place the same scenario passes, so what is caught is the miss
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
 import pytest
 
-from ballonet_host_coord import arbiter, guests, ledger
+from ballonet_host_coord import arbiter, guests, ledger, pace
 from ballonet_host_coord.booking import book
+from ballonet_host_coord.demand import demand_at
 from ballonet_host_coord.ledger import Ledger
-from ballonet_host_coord.model import LinkState, RunState, Snapshot
+from ballonet_host_coord.model import HostSnapshot, HostState, LinkState, RunState, Snapshot
+from ballonet_host_coord.slider import tuning
+from ballonet_host_coord.water import Taker
 
+from . import world as world_module
 from .builders import GIB, MIB, make_settings
-from .watch import Violation
-from .world import Character, World
+from .watch import Violation, slider_is_monotone
+from .world import HOST_KIB, Character, World
 
 PLENTY_KIB = 16 * GIB
 
@@ -189,6 +194,83 @@ def two_guests_wait_for_room() -> None:
     World(1100 * MIB + 64 * MIB, [Character(), Character()]).turns(30)
 
 
+def a_liar_asks_for_everything() -> None:
+    """beta needs 600 MiB of 1200 and alpha, of the same weight, asks for its whole RAM each second."""
+    world = World(1200 * MIB + 64 * MIB, [Character(helps_itself=False), Character(helps_itself=False)])
+    adopt(world, alpha=600, beta=600)
+    world["beta"].use_kib = 600 * MIB
+    for _ in range(20):
+        world.turn()
+        world.demand("alpha", GIB)
+    assert world["beta"].size_kib >= 595 * MIB
+
+
+def wobble(world: World, name: str, use_mib: int, by_mib: int, times: int) -> None:
+    for number in range(times):
+        world[name].use_kib = (use_mib + by_mib * (number % 2)) * MIB
+        world.turn()
+
+
+def a_guests_use_wobbles() -> None:
+    """By 8 MiB, which is less than anything worth a command."""
+    world = World(PLENTY_KIB, [Character(helps_itself=False)])
+    adopt(world, alpha=600)
+    wobble(world, "alpha", 400, 8, 120)
+    world.watch.quiet = True
+    wobble(world, "alpha", 400, 8, 30)
+
+
+def two_guests_keep_surplus_while_one_wobbles() -> None:
+    """At 25 all memory is in guests; the need of one goes up and down within what it has."""
+    world = World(1400 * MIB + 64 * MIB, [Character(helps_itself=False) for _ in range(2)], slider=25)
+    adopt(world, alpha=700, beta=700)
+    wobble(world, "alpha", 200, 150, 40)
+    world.watch.quiet = True
+    wobble(world, "alpha", 200, 150, 30)
+
+
+def a_squeezed_guest_blames_the_move() -> None:
+    """It is heard when it says so again, a second after the step was returned, and not before."""
+    world = alone(slow=True)
+    run_until(world, is_squeezed(world))
+    world.turns(3)
+    before_kib = world["alpha"].size_kib
+    world.demand("alpha", 1000 * MIB, blames=True)
+    world.turn(0.25)
+    assert world["alpha"].target_kib > before_kib
+    world.turn()
+    world.demand("alpha", 1000 * MIB)
+    world.turn(0.25)
+    assert world.snapshot is not None
+    (alpha,) = world.snapshot.guests
+    assert alpha.demand is not None
+    assert alpha.demand.demand_kib >= 1000 * MIB
+
+
+def the_slider_is_moved() -> None:
+    """One busy guest, one idle: who wants how much at each place of the slider."""
+    world = World(1400 * MIB + 64 * MIB, [Character(helps_itself=False), Character()], slider=25)
+    adopt(world, alpha=700, beta=700)
+    world["alpha"].use_kib = 500 * MIB
+    world.turns(5)
+    assert world.snapshot is not None
+    slider_is_monotone(world.snapshot)
+
+
+def others_fill_the_host() -> None:
+    """The budget is more than the host has left: processes that nobody manages take all but 1 % of it."""
+    world = World(PLENTY_KIB, [Character(helps_itself=False), Character(helps_itself=False)], slider=25)
+    adopt(world)
+    world["alpha"].use_kib = world["beta"].use_kib = 900 * MIB
+    world.turns(5)
+    assert world.snapshot is not None
+    assert world.snapshot.host.facts is not None
+    world.others_kib = world.snapshot.host.facts.available_kib - HOST_KIB // 100
+    world.turns(60)
+    assert world.snapshot.host.facts is not None
+    assert world.snapshot.host.facts.available_kib > HOST_KIB * 0.02
+
+
 # --- switches -------------------------------------------------------------------------------------------
 
 Switch = Callable[[pytest.MonkeyPatch], None]
@@ -246,6 +328,33 @@ def starting_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "_start", lambda self, snapshot, room_kib: original(self, snapshot, inf))
 
 
+def by_what_is_asked_for(supply_kib: int, takers: list[Taker]) -> list[int]:
+    """In place of a common level per weight."""
+    lowers = [taker.lower_kib for taker in takers]
+    asked = [max(0, taker.upper_kib - taker.lower_kib) for taker in takers]
+    part = min(1.0, max(0, supply_kib - sum(lowers)) / max(1, sum(asked)))
+    return [lower + int(more * part) for lower, more in zip(lowers, asked, strict=True)]
+
+
+def counting_blame(estimate, wish, *rest):
+    """A wish is a wish, whatever it names."""
+    return demand_at(estimate, replace(wish, gen=None) if wish is not None else None, *rest)
+
+
+@staticmethod
+def stopping_without_return(guest, move, least_kib, room_kib, now_s):
+    return Ledger._stop(guest, move, least_kib, now_s, "stopped")
+
+
+def always_at(slider: int, state: HostState) -> int:
+    """The slider jumps to where a short host wants it, also back from density."""
+    return {HostState.EASY: slider, HostState.TIGHT: 80, HostState.CRITICAL: 100}[state]
+
+
+def lacking_nothing(*values) -> HostSnapshot:
+    return replace(HostSnapshot(*values), lacking_kib=0)
+
+
 fresh_for_ever = both(
     replacing(arbiter, "fresh_for_s", lambda guest: inf), replacing(ledger, "fresh_for_s", lambda guest: inf)
 )
@@ -280,6 +389,29 @@ CASES = {
     "residency is booked": (the_host_refills_a_balloon, booking_without(residency=None), "I8"),
     "a machine that goes on is adopted": (
         a_monitor_hangs, replacing(guests.GuestRecord, "_goes_on", lambda *_: False), "I3",
+    ),
+    "shares by weight": (a_liar_asks_for_everything, replacing(arbiter, "fill", by_what_is_asked_for), "I5"),
+    "small moves": (a_guests_use_wobbles, both(
+        replacing(ledger, "worthwhile_kib", lambda _: 0), replacing(pace, "worthwhile_kib", lambda _: 0)), "I6",
+    ),
+    "surplus stays where it is": (
+        two_guests_keep_surplus_while_one_wobbles, replacing(arbiter, "FAIR_RATIO", 1.0), "I6",
+    ),
+    "a blamed step is returned": (
+        a_squeezed_guest_blames_the_move, replacing(Ledger, "_return_step", stopping_without_return), "I9",
+    ),
+    "blame is no demand": (a_squeezed_guest_blames_the_move, replacing(guests, "demand_at", counting_blame), "I9"),
+    "the slider's curve is monotone": (
+        the_slider_is_moved, replacing(arbiter, "tuning", lambda slider: tuning(100 - slider)), "I10",
+    ),
+    "a short host moves the slider one way": (
+        the_slider_is_moved, replacing(arbiter, "effective_slider", always_at), "I10",
+    ),
+    "the host is watched": (
+        others_fill_the_host, replacing(world_module, "watch_host", lambda before, *_: before), "host",
+    ),
+    "what a critical host lacks": (
+        others_fill_the_host, replacing(world_module, "HostSnapshot", lacking_nothing), "host",
     ),
     "a start fits": (two_guests_wait_for_room, starting_without_room, "I1"),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ballonet_host_coord import model
 from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.model import SNAPSHOT_VERSION, Snapshot
+from ballonet_host_coord.slider import DEFAULT_SLIDER
 from ballonet_host_coord.snapshot import decision_to_json, snapshot_from_json, snapshot_to_json
 
 from .builders import make_guest, make_snapshot
@@ -30,8 +31,19 @@ GUESTS = st.builds(
     wish=st.none() | st.from_type(model.Wish),
     stuck_since_s=st.none() | st.integers(0, 9).map(float),
 )
+HOSTS = st.builds(
+    model.HostSnapshot,
+    facts=st.none() | st.from_type(model.HostFacts),
+    slider=st.integers(0, 100),
+    state=st.sampled_from(model.HostState),
+)
+"""A place that the slider has; any other is a ValueError of whoever decides with it."""
 SNAPSHOTS = st.builds(
-    Snapshot, guests=st.lists(GUESTS, max_size=3).map(tuple), observe=st.booleans(), version=st.just(SNAPSHOT_VERSION)
+    Snapshot,
+    host=HOSTS,
+    guests=st.lists(GUESTS, max_size=3).map(tuple),
+    observe=st.booleans(),
+    version=st.just(SNAPSHOT_VERSION),
 )
 
 
@@ -46,6 +58,17 @@ def test_replayed_snapshot_gives_the_same_decision():
     snapshot = make_snapshot(make_guest("alpha"), make_guest("beta", 900 * 1024))
     replayed = snapshot_from_json(json.loads(json.dumps(snapshot_to_json(snapshot))))
     assert one_iteration(replayed) == one_iteration(snapshot)
+
+
+def test_snapshot_from_before_the_slider_is_read():
+    """A recording of a ballonet that had no slider and watched no host loads: the default, and a host at ease."""
+    value = snapshot_to_json(make_snapshot(make_guest(), facts=model.HostFacts(8, 4)))
+    for name in ("slider", "state", "lacking_kib", "state_why"):
+        del value["host"][name]
+    del value["host"]["facts"]["cgroup_used_kib"]
+    host = snapshot_from_json(value).host
+    assert host == model.HostSnapshot(host.budget_kib, host.headroom_kib, model.HostFacts(8, 4))
+    assert (host.slider, host.state, host.lacking_kib) == (DEFAULT_SLIDER, model.HostState.EASY, 0)
 
 
 def test_decision_is_plain_json():

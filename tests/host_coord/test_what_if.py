@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from ballonet_host_coord.arbiter import one_iteration
-from ballonet_host_coord.model import AgentFacts, Booking, GuestSnapshot, LinkState, Residency, RunState, Snapshot
+from ballonet_host_coord.model import (
+    AgentFacts,
+    Booking,
+    GuestSnapshot,
+    HostState,
+    LinkState,
+    Residency,
+    RunState,
+    Snapshot,
+)
 from ballonet_host_coord.what_if import CASES, what_if
 
 from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_snapshot, make_vm
@@ -25,11 +34,22 @@ def target_kib(snapshot: Snapshot, name: str = "alpha") -> int:
 
 BETA = make_guest("beta", 800 * MIB, 800 * MIB)
 SMALL = make_guest(demand_kib=300 * MIB)
-CASES_TOLD: dict[str, tuple[list[GuestSnapshot], dict[str, int], str, int]] = {
+CASES_TOLD: dict[str, tuple[list[GuestSnapshot], dict[str, Any], str, int]] = {
     "headroom": (
         [make_guest(actual_kib=300 * MIB), BETA], {"budget_kib": 1300 * MIB, "headroom_kib": 100 * MIB},
-        "no headroom", 450,
+        "no headroom", 433,
     ),
+    "slider to performance": (
+        [make_guest(demand_kib=300 * MIB)], {"slider": 50}, "the slider at 0 (performance) instead of 50", 1024),
+    "slider to density": (
+        [make_guest(demand_kib=400 * MIB)], {"slider": 50}, "the slider at 100 (density) instead of 50", 420),
+    "host short": (
+        [make_guest(demand_kib=400 * MIB)], {"slider": 50, "state": HostState.TIGHT, "state_why": "5 of 100"},
+        "the host itself had enough memory", 480),
+    "host critical": (
+        [make_guest(actual_kib=700 * MIB, demand_kib=700 * MIB)],
+        {"slider": 100, "state": HostState.CRITICAL, "lacking_kib": 100 * MIB},
+        "the host itself had enough memory", 735),
     "weight": ([make_guest(demand_kib=900 * MIB), BETA], {"budget_kib": 1412 * MIB},
         "weight 10000 instead of 5000", 856),
     "others": ([make_guest(demand_kib=900 * MIB), BETA], {"budget_kib": 1412 * MIB},
@@ -57,7 +77,7 @@ CASES_TOLD: dict[str, tuple[list[GuestSnapshot], dict[str, int], str, int]] = {
 
 @pytest.mark.parametrize(("guests", "host", "what", "target_mib"), CASES_TOLD.values(), ids=CASES_TOLD)
 def test_what_holds_a_guest_is_told_with_the_size_without(
-    guests: list[GuestSnapshot], host: dict[str, int], what: str, target_mib: int
+    guests: list[GuestSnapshot], host: dict[str, Any], what: str, target_mib: int
 ) -> None:
     """Each cause, where it is the one that counts, is told with the target that the guest would have."""
     found = changes(make_snapshot(*guests, **host))
@@ -93,9 +113,16 @@ def test_no_budget_lifts_a_maximum() -> None:
 
 
 def test_nothing_is_told_that_changes_nothing() -> None:
-    """A guest with all that it wants, whose others have it too, has nothing that would change it."""
+    """A guest with all that it wants, whose others have it too, has nothing that would change it but the slider."""
     snapshot = make_snapshot(make_guest(actual_kib=480 * MIB), make_guest("beta", 480 * MIB))
-    assert what_if(snapshot, "alpha") == ()
+    assert all(what.startswith("the slider") for what in changes(snapshot))
+
+
+def test_what_another_state_of_the_host_hides_is_not_told() -> None:
+    """On a critical host no place of the slider matters, so none is named."""
+    snapshot = make_snapshot(make_guest(actual_kib=480 * MIB), slider=25, state=HostState.CRITICAL)
+    assert [what for what in changes(snapshot) if "slider" in what] == []
+    assert "the host itself had enough memory" in changes(snapshot)
 
 
 @pytest.mark.parametrize("state", [RunState.ABSENT, RunState.SHUTDOWN, RunState.PRELAUNCH, RunState.MIGRATING])

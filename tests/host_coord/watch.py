@@ -1,20 +1,25 @@
 """The judge of the invariants: looks at facts and commands alone and keeps books of its own.
 
-Nothing here asks the ledger or the arbiter what they think, apart from `decision.shrinkable` for I4.
+Nothing here asks the ledger or the arbiter what they think, apart from `decision.shrinkable` and `floor_kib`, which say
+what can be taken. I10 is about two decisions on one snapshot, so `slider_is_monotone` has both made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.model import (
     AskInflate,
     Command,
     Decision,
     GuestSnapshot,
+    HostState,
     LinkState,
     ReportKind,
+    Rule,
     RunState,
     SetTarget,
     Snapshot,
@@ -26,6 +31,10 @@ TOLERANCE_KIB = 4096
 """The arbiter's own: a device's rounding is no shortage."""
 
 
+ROUNDING_KIB = 64
+"""A common level is found in floats and rounded down in each of several ranks."""
+
+
 class Violation(AssertionError):
     """An invariant does not hold. Its first word is the invariant's."""
 
@@ -33,6 +42,21 @@ class Violation(AssertionError):
 def require(holds: bool, invariant: str, text: str) -> None:
     if not holds:
         raise Violation(f"{invariant}: {text}")
+
+
+def slider_is_monotone(snapshot: Snapshot) -> None:
+    """I10: towards density, and as the host gets shorter, the sum of wants never rises for one snapshot."""
+    wants = []
+    for state in HostState:
+        for slider in (0, 10, 25, 40, 50, 80, 90, 100):
+            host = replace(snapshot.host, slider=slider, state=state)
+            guests = one_iteration(replace(snapshot, host=host)).guests
+            wants.append((slider, state, sum(guest.want_kib for guest in guests)))
+    for slider, state, want_kib in wants:
+        for further, shorter, less_kib in wants:
+            if further >= slider and list(HostState).index(shorter) >= list(HostState).index(state):
+                text = f"wants rise from {want_kib} at {slider}, {state}, to {less_kib} at {further}, {shorter}"
+                require(less_kib <= want_kib, "I10", text)
 
 
 class Watch:
@@ -49,6 +73,10 @@ class Watch:
         """gen of the consent that a step under way needs."""
         self._foreign: set[str] = set()
         """Whose target in force is another mover's."""
+        self._squeezed_gen: dict[str, int] = {}
+        """gen of the step down that is in force and not ended by a later target."""
+        self.quiet = False
+        """I6: demand is constant and balloons have arrived, so nothing is to be moved any more."""
         self._began_s = 0.0
 
     def coordinator_began(self, now_s: float) -> None:
@@ -56,6 +84,7 @@ class Watch:
         self._began_s = now_s
         for books in (self._target, self._stepped_s, self._stepped_from, self._asked_gen, self._relies_on):
             books.clear()
+        self._squeezed_gen.clear()
 
     def startup(self, guest: Any, command: SetTarget, now_s: float) -> None:
         """I3: a startup target is only set for a boot that is not over."""
@@ -71,6 +100,7 @@ class Watch:
             if self._boot.get(known.name) != guest.boot:
                 self._boot[known.name] = guest.boot
                 self._stepped_s.pop(known.name, None)
+                self._squeezed_gen.pop(known.name, None)
             assigned_kib = known.booking.assigned_kib
             if not guest.reachable:
                 continue
@@ -81,8 +111,13 @@ class Watch:
     def commands(self, snapshot: Snapshot, decision: Decision, commands: list[Command]) -> None:
         by_name = {guest.name: guest for guest in snapshot.guests}
         before_kib = sum(self._booked_kib(guest) for guest in snapshot.guests)
+        blamed = [guest for guest in snapshot.guests if self._blames_a_step(guest)]
+        self._judge_entitlements(snapshot, decision)
+        self._judge_host(snapshot, decision)
         for command in commands:
             guest = by_name[command.guest]
+            moves = not isinstance(command, StartVm)
+            require(not (self.quiet and moves), "I6", f"{guest.name} is moved although nothing changes: {command}")
             if isinstance(command, SetTarget):
                 self._judge_target(snapshot, decision, guest, command)
             elif isinstance(command, AskInflate):
@@ -101,6 +136,9 @@ class Watch:
                 after_kib += guest.vm.ram_kib - guest.booking.assigned_kib
         most_kib = max(snapshot.host.budget_kib, before_kib)
         require(after_kib <= most_kib, "I1", f"our commands lift booked to {after_kib}, at most {most_kib} is allowed")
+        unknown = any(guest.unseen for guest in snapshot.guests)
+        for guest in blamed:
+            self._judge_blamed(guest, 0 if unknown else snapshot.host.budget_kib - after_kib)
 
     def _booked_kib(self, guest: GuestSnapshot) -> int:
         vm = guest.vm
@@ -123,6 +161,7 @@ class Watch:
         self._target[name] = target_kib
         self._foreign.add(name)
         self._relies_on.pop(name, None)
+        self._squeezed_gen.pop(name, None)
 
     def _judge_target(
         self, snapshot: Snapshot, decision: Decision, guest: GuestSnapshot, command: SetTarget
@@ -145,8 +184,74 @@ class Watch:
         self._target[name] = target_kib
         self._foreign.discard(name)
         self._relies_on.pop(name, None)
+        self._squeezed_gen.pop(name, None)
         if target_kib < actual_kib and guest.agent.link is LinkState.LIVE and guest.agent.consent is not None:
-            self._relies_on[name] = guest.agent.consent.gen
+            self._relies_on[name] = self._squeezed_gen[name] = guest.agent.consent.gen
+
+    def _blames_a_step(self, guest: GuestSnapshot) -> bool:
+        """Before this turn's commands: a DEMAND that came after the step in force and names it."""
+        wish, gen = guest.wish, self._squeezed_gen.get(guest.name)
+        if wish is None or wish.gen is None:
+            return False
+        required = guest.demand is None or not guest.demand.urgent
+        require(required, "I9", f"{guest.name}: what it blames on our own move counts as its demand")
+        can_move = guest.vm.run_state is RunState.RUNNING and not guest.booking.claimed
+        named = gen is not None and wish.gen == gen == self._asked_gen.get(guest.name)
+        return can_move and named and wish.arrived_s > self._stepped_s.get(guest.name, float("inf"))
+
+    def _judge_blamed(self, guest: GuestSnapshot, left_kib: int) -> None:
+        """After the commands: the step has ended, and is returned as far as there was room."""
+        name, target_kib = guest.name, self._target[guest.name]
+        require(target_kib >= guest.vm.actual_kib, "I9", f"{name} blames a step of ours, and it goes on")
+        back = target_kib >= self._stepped_from[name] - ROUNDING_KIB or left_kib <= ROUNDING_KIB
+        require(back, "I9", f"{name} blames a step of ours, which is not returned")
+
+    def _judge_entitlements(self, snapshot: Snapshot, decision: Decision) -> None:
+        """I5: nobody is to have less than it needs and its weight entitles it to, whatever the others say."""
+        host = snapshot.host
+        if host.state is HostState.CRITICAL:
+            return  # there is less to share than was promised
+        pool_kib = host.budget_kib - host.headroom_kib
+        takers = []
+        for guest, decided in zip(snapshot.guests, decision.guests, strict=True):
+            pool_kib -= guest.booking.overhead_kib
+            if decided.rule is Rule.FIXED:
+                pool_kib -= guest.booking.assigned_kib
+                continue
+            lower_kib = decided.floor_kib
+            if decided.shrinkable:
+                pool_kib -= max(0, guest.booking.assigned_kib - guest.given_kib)
+            else:
+                lower_kib = max(lower_kib, guest.booking.assigned_kib)
+            takers.append((guest, decided, lower_kib))
+        for guest, decided, lower_kib in takers:
+            need_kib = min(max(self._needs_kib(guest), decided.floor_kib), guest.settings.maximum_kib)
+            if guest.demand is None or guest.released or decided.target_kib >= need_kib:
+                continue
+            others = [
+                (other.settings.minimum_kib, lower, max(lower, other.vm.ram_kib), other.settings.weight)
+                for other, _, lower in takers
+                if other is not guest
+            ]
+            own = (guest.settings.minimum_kib, lower_kib, max(lower_kib, need_kib), guest.settings.weight)
+            entitled_kib = _level_of_the_first(pool_kib, [own, *others])
+            text = f"{guest.name} is to have {decided.target_kib}, and {entitled_kib:.0f} is its due"
+            require(decided.target_kib >= entitled_kib - ROUNDING_KIB, "I5", text)
+
+    @staticmethod
+    def _judge_host(snapshot: Snapshot, decision: Decision) -> None:
+        """A host with less than 2 % left has guests shrunk, down to their floors where it must be."""
+        facts = snapshot.host.facts
+        if facts is None or facts.available_kib >= facts.total_kib * 0.02:
+            return
+        able = [
+            (guest.given_kib, decided)
+            for guest, decided in zip(snapshot.guests, decision.guests, strict=True)
+            if decided.shrinkable
+        ]
+        if any(given_kib > decided.floor_kib + TOLERANCE_KIB for given_kib, decided in able):
+            taken_kib = sum(given_kib - decided.target_kib for given_kib, decided in able)
+            require(taken_kib > 0, "host", "it is at its end, and nothing is taken from its guests")
 
     def _judge_step_under_way(self, snapshot: Snapshot, guest: GuestSnapshot) -> None:
         """I3: where consent has ended, the hypervisor's target is no longer below the size reached."""
@@ -200,7 +305,7 @@ class Watch:
         for other, decided in zip(snapshot.guests, decision.guests, strict=True):
             if other.name == guest.name or not decided.shrinkable or other.demand is None:
                 continue
-            if other.refuses:
+            if other.refuses or other.uncooperative:
                 continue  # who was asked in vain is not waited for
             least_kib = max(self._needs_kib(other), decided.floor_kib)
             require(
@@ -212,3 +317,20 @@ class Watch:
     @staticmethod
     def _needs_kib(guest: GuestSnapshot) -> int:
         return min(guest.demand.demand_kib, guest.settings.maximum_kib) if guest.demand else 0
+
+
+def _level_of_the_first(pool_kib: int, takers: list[tuple[int, int, int, int]]) -> float:
+    """What the first of (base, lower, upper, weight) holds when a common level per weight uses up the pool."""
+
+    def held(level: float, taker: tuple[int, int, int, int]) -> float:
+        base, lower, upper, weight = taker
+        return min(max(base + level * weight, lower), upper)
+
+    low, high = 0.0, float(1 << 30)
+    for _ in range(80):
+        middle = (low + high) / 2
+        if sum(held(middle, taker) for taker in takers) <= pool_kib:
+            low = middle
+        else:
+            high = middle
+    return held(low, takers[0])

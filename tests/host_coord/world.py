@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.guests import GuestRecord
+from ballonet_host_coord.host_state import HostWatch, watch_host
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
     AgentFacts,
@@ -37,6 +38,7 @@ from ballonet_host_coord.slider import tuning
 from .builders import GIB, MIB, RESERVE_KIB, make_report, make_settings
 from .watch import Watch
 
+HOST_KIB = 16 * GIB
 RAM_KIB = 1024 * MIB
 OVERHEAD_KIB = 32 * MIB
 LEAST_KIB = 96 * MIB
@@ -227,6 +229,8 @@ class World:
         self.commands: list[Command] = []
         """Of the last turn."""
         self.slider = slider
+        self.others_kib = 0
+        """What processes that nobody manages hold on the host."""
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
         self.restart()
@@ -234,6 +238,7 @@ class World:
     def restart(self) -> None:
         """A coordinator that knows nothing."""
         self.ledger = Ledger()
+        self.host_watch = HostWatch()
         self.records: dict[str, GuestRecord] = {}
         for guest in self.guests:
             guest.agent.lose(LinkState.NONE)
@@ -279,9 +284,12 @@ class World:
 
     def _take_snapshot(self) -> Snapshot:
         used_kib = sum(guest.resident_kib + OVERHEAD_KIB for guest in self.guests)
-        facts = HostFacts(16 * GIB, 16 * GIB - used_kib)
-        records = tuple(record.snapshot(self.now_s) for record in self.records.values())
-        return Snapshot(self.now_s, HostSnapshot(self.budget_kib, self.headroom_kib, facts, self.slider), records)
+        facts = HostFacts(HOST_KIB, max(0, HOST_KIB - used_kib - self.others_kib))
+        seen = self.host_watch = watch_host(self.host_watch, facts, self.now_s)
+        host = HostSnapshot(
+            self.budget_kib, self.headroom_kib, facts, self.slider, seen.state, seen.lacking_kib, seen.why
+        )
+        return Snapshot(self.now_s, host, tuple(record.snapshot(self.now_s) for record in self.records.values()))
 
     def _carry_out(self, command: Command) -> None:
         guest = self[command.guest]

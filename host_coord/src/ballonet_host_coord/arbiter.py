@@ -99,8 +99,11 @@ def one_iteration(snapshot: Snapshot) -> Decision:
                 starts_kib += party.guest.vm.ram_kib
         elif party.shrinkable:
             refilled_kib += _refilled_kib(party)
-    pool_kib = host.budget_kib - overheads_kib - fixed_kib - refilled_kib - host.lacking_kib
-    regular_kib = pool_kib - host.headroom_kib
+    away_kib = overheads_kib + fixed_kib + refilled_kib + host.lacking_kib
+    # A critical host has no more than what is held already, whatever was promised: it lacks that, not the budget.
+    there_kib = booked_kib if host.state is HostState.CRITICAL else host.budget_kib
+    pool_kib = min(host.budget_kib, there_kib) - away_kib
+    regular_kib = min(host.budget_kib - host.headroom_kib, there_kib) - away_kib
 
     held = _share_demand(movable, pool_kib, regular_kib)
     overdrawn_kib = max(0, booked_kib - host.budget_kib)
@@ -403,7 +406,7 @@ def _rule(party: _Party, target_kib: int) -> Rule:
         return Rule.MAXIMUM
     if target_kib < party.want_kib:
         return Rule.PARTLY
-    if target_kib > party.want_kib + TOLERANCE_KIB and party.shrinkable:
+    if target_kib > max(party.want_kib, party.floor_kib) + TOLERANCE_KIB and party.shrinkable:
         return Rule.SURPLUS
     if party.want_kib <= party.floor_kib:
         return Rule.FLOOR

@@ -1,8 +1,8 @@
 """Why a guest has what it has: a Snapshot in, one Explanation per guest out. Pure.
 
-The target is the one that `one_iteration` gives for the snapshot, which is the one that was decided. The rule is found
-from where that target lies between the bounds with which the guest enters the ranks (`arbiter.py`), and, where two
-ranks could be meant, by leaving one out and deciding again. `what_if.py` has what would change it.
+The target and its rule are those that `one_iteration` gives for the snapshot, which are those that were decided. Where
+a rule has more than one cause, the cause is found by leaving one out and deciding again. `what_if.py` has what would
+change the target.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from .arbiter import TOLERANCE_KIB, enter, one_iteration
-from .model import Decision, GuestDecision, GuestSnapshot, Phase, Snapshot
+from .host_state import effective_slider
+from .model import Decision, GuestDecision, GuestSnapshot, HostState, Phase, Rule, Snapshot
 from .snapshot import decision_to_json
 from .what_if import Change, what_if
 
@@ -20,26 +21,35 @@ MOST_GUESTS_WHAT_IF = 64
 """Each asks some fifty decisions of all guests: a second for these. Whoever has more names one."""
 
 
-class Rule(StrEnum):
-    """The rank that set a target: `arbiter.py`'s docstring, in its order."""
+class Limit(StrEnum):
+    """What the rule that settled a target does not say by itself."""
 
-    FIXED = "fixed"
-    FLOOR = "floor"
-    DEMAND = "demand"
+    NONE = ""
+    HELD = "held"
     STARTS = "starts"
-    BUFFER = "buffer"
     HEADROOM = "headroom"
-    SURPLUS = "surplus"
+    BUFFERS = "buffers"
 
 
 MEANING: dict[Rule, str] = {
     Rule.FIXED: "it can be moved in neither direction and keeps what it is booked with",
-    Rule.FLOOR: "it is not taken below this now",
-    Rule.DEMAND: "there is not enough: demand is shared by weight, from the minimums up",
-    Rule.STARTS: "its demand is met; what is above it is kept for a machine that waits to start",
-    Rule.BUFFER: "its demand is met; there is not enough for every buffer, so they share what is left",
-    Rule.HEADROOM: "its demand is met; what is above it refills the headroom first",
-    Rule.SURPLUS: "its want is met; the rest stays with the host",
+    Rule.RELEASED: "the operator gave it everything back, as far as there is room",
+    Rule.UNKNOWN: "nothing is known of its use, so what it has is left to it",
+    Rule.SHORT: "there is not enough: demand is shared by weight, from the minimums up",
+    Rule.MAXIMUM: "it needs more than it may have",
+    Rule.PARTLY: "its demand is met, and its want only in part",
+    Rule.FLOOR: "it needs less than the least that it may have",
+    Rule.FALLING: "it still holds some of what it needed before, until somebody else needs it",
+    Rule.BUFFER: "its want is met; the rest stays with the host, or with guests that have it already",
+    Rule.SURPLUS: "its want is met and so is everybody's; it keeps more, as page cache, until somebody needs it",
+}
+
+LIMITS: dict[Limit, str] = {
+    Limit.NONE: "",
+    Limit.HELD: "it may not be shrunk now and keeps what it has",
+    Limit.STARTS: "what is above its demand is kept for a machine that waits to start",
+    Limit.HEADROOM: "what is above its demand refills the headroom first",
+    Limit.BUFFERS: "there is not enough for every buffer, so each gets the same part of what it lacks",
 }
 
 
@@ -71,6 +81,7 @@ class Inputs:
     maximum_kib: int
     weight: int
     buffer_percent: int
+    """As its settings say; `Explanation` has it as the slider scales it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,9 @@ class Explanation:
     want_kib: int
     floor_kib: int
     rule: Rule
+    limit: Limit
+    buffer_percent: int
+    """As the slider has scaled it."""
     held: str
     """Why it may not be shrunk now; empty where it may."""
     why: str
@@ -109,7 +123,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class HostExplanation:
-    """What there was to give, KiB: budget = overheads + fixed + headroom + what the ranks shared out."""
+    """What there was to give, KiB: budget = overheads + fixed + headroom + not there + what the ranks shared out."""
 
     now_s: float
     budget_kib: int
@@ -118,6 +132,8 @@ class HostExplanation:
     headroom_free_kib: int
     overheads_kib: int
     fixed_kib: int
+    not_there_kib: int
+    """Promised and not there: what a critical host does not have of the budget."""
     shared_kib: int
     demands_kib: int
     """Of the guests that can be moved."""
@@ -125,6 +141,11 @@ class HostExplanation:
     starts_kib: int
     overdrawn_kib: int
     overdrawn_cause: str
+    slider: int
+    effective_slider: int
+    """Where it stands when the host is short."""
+    state: HostState
+    state_why: str
     observe: bool
 
 
@@ -168,7 +189,9 @@ def _guest(
         demand_kib=party.demand_kib,
         want_kib=decided.want_kib,
         floor_kib=decided.floor_kib,
-        rule=_rule(snapshot, guest, party, decided),
+        rule=decided.rule,
+        limit=_limit(snapshot, party, decided),
+        buffer_percent=decided.buffer_percent,
         held=party.hold_reason,
         why=decided.why,
         inputs=_inputs(guest, snapshot.now_s),
@@ -177,21 +200,18 @@ def _guest(
     )
 
 
-def _rule(snapshot: Snapshot, guest: GuestSnapshot, party: Any, decided: GuestDecision) -> Rule:
-    target_kib = decided.target_kib
-    if party.fixed:
-        return Rule.FIXED
-    if target_kib >= party.want_kib:
-        held = not party.shrinkable and target_kib > party.want_kib
-        floored = guest.demand is None or (party.want_kib <= party.floor_kib and guest.demand.demand_kib < target_kib)
-        return Rule.FLOOR if held or floored else Rule.SURPLUS
-    if target_kib < party.demand_kib:
-        return Rule.DEMAND
-    for rule, without in ((Rule.STARTS, _without_starts), (Rule.HEADROOM, _without_headroom)):
-        (other,) = [other for other in one_iteration(without(snapshot)).guests if other.name == guest.name]
-        if other.target_kib > target_kib + TOLERANCE_KIB:
-            return rule
-    return Rule.BUFFER
+def _limit(snapshot: Snapshot, party: Any, decided: GuestDecision) -> Limit:
+    if decided.rule in (Rule.FIXED, Rule.RELEASED, Rule.UNKNOWN):
+        return Limit.NONE
+    if not party.shrinkable and decided.target_kib > party.want_kib:
+        return Limit.HELD
+    if decided.rule is not Rule.PARTLY:
+        return Limit.NONE
+    for limit, without in ((Limit.STARTS, _without_starts), (Limit.HEADROOM, _without_headroom)):
+        (other,) = [other for other in one_iteration(without(snapshot)).guests if other.name == decided.name]
+        if other.target_kib > decided.target_kib + TOLERANCE_KIB:
+            return limit
+    return Limit.BUFFERS
 
 
 def _without_starts(snapshot: Snapshot) -> Snapshot:
@@ -250,9 +270,13 @@ def _holders(snapshot: Snapshot, name: str) -> tuple[Holder, ...]:
 
 
 def _host(snapshot: Snapshot, decision: Decision) -> HostExplanation:
-    parties = enter(snapshot)
+    host, parties = snapshot.host, enter(snapshot)
     overheads_kib = sum(party.guest.booking.overhead_kib for party in parties)
     fixed_kib = sum(party.guest.booking.assigned_kib for party in parties if party.fixed)
+    promised_kib = decision.budget_kib - decision.headroom_kib
+    not_there_kib = host.lacking_kib
+    if host.state is HostState.CRITICAL:
+        not_there_kib += max(0, promised_kib - decision.booked_kib)
     return HostExplanation(
         now_s=snapshot.now_s,
         budget_kib=decision.budget_kib,
@@ -261,12 +285,17 @@ def _host(snapshot: Snapshot, decision: Decision) -> HostExplanation:
         headroom_free_kib=decision.headroom_free_kib,
         overheads_kib=overheads_kib,
         fixed_kib=fixed_kib,
-        shared_kib=decision.budget_kib - overheads_kib - fixed_kib - decision.headroom_kib,
+        not_there_kib=not_there_kib,
+        shared_kib=promised_kib - overheads_kib - fixed_kib - not_there_kib,
         demands_kib=sum(party.demand_kib for party in parties if not party.fixed),
         wants_kib=sum(party.want_kib for party in parties if not party.fixed),
         starts_kib=sum(party.guest.vm.ram_kib for party in parties if party.guest.waiting_to_start),
         overdrawn_kib=decision.overdrawn_kib,
         overdrawn_cause=decision.overdrawn_cause,
+        slider=host.slider,
+        effective_slider=effective_slider(host.slider, host.state),
+        state=host.state,
+        state_why=host.state_why,
         observe=snapshot.observe,
     )
 

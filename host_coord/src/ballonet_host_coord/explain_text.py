@@ -5,7 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from .explain import MEANING, Explained, Explanation, Holder, HostExplanation, Rule
+from .decision import Rule
+from .explain import LIMITS, MEANING, Explained, Explanation, Holder, HostExplanation
+from .model import HostState
 
 MOST_HOLDERS = 6
 ASKED_LATELY_S = 60.0
@@ -29,14 +31,19 @@ def render_explained(explained: Explained, width: int = 80) -> str:
 
 
 def _host(host: HostExplanation) -> str:
+    slider = f"slider {host.slider}"
+    if host.effective_slider != host.slider:
+        slider += f", at {host.effective_slider} while the host is short"
+    short = f"; host memory is {host.state.upper()}: {host.state_why}" if host.state is not HostState.EASY else ""
+    not_there = f"not there {_mib(host.not_there_kib)} + " if host.not_there_kib else ""
     starts = f"; {_mib(host.starts_kib)} wait for a start" if host.starts_kib else ""
     overdrawn = f"; OVERDRAWN by {_mib(host.overdrawn_kib)}: {host.overdrawn_cause}" if host.overdrawn_kib else ""
     observing = "; observing: nothing is moved" if host.observe else ""
     return (
         f"budget {_mib(host.budget_kib)} = overheads {_mib(host.overheads_kib)} + fixed {_mib(host.fixed_kib)} + "
-        f"headroom {_mib(host.headroom_kib)} + {_mib(host.shared_kib)} to share (MiB); "
+        f"headroom {_mib(host.headroom_kib)} + {not_there}{_mib(host.shared_kib)} to share (MiB); "
         f"demands {_mib(host.demands_kib)}, wants {_mib(host.wants_kib)}, booked {_mib(host.booked_kib)}"
-        f"{starts}{_clean(overdrawn)}{observing}"
+        f"{starts}; {slider}{_clean(short)}{_clean(overdrawn)}{observing}"
     )
 
 
@@ -52,11 +59,14 @@ def _title(guest: Explanation) -> str:
 def _paragraphs(guest: Explanation, host: HostExplanation) -> Iterator[tuple[str, str]]:
     known = guest.inputs
     yield "why", _clean(guest.why)
-    yield "rule", f"{guest.rule.value}: {MEANING[guest.rule]}{f' ({guest.held})' if guest.held else ''}"
+    limit = f"; {LIMITS[guest.limit]}" if guest.limit else ""
+    yield "rule", f"{guest.rule.value}: {MEANING[guest.rule]}{limit}{f' ({guest.held})' if guest.held else ''}"
+    buffer = f"{known.buffer_percent} %"
+    if guest.buffer_percent != known.buffer_percent:
+        buffer += f" ({guest.buffer_percent} % with the slider at {host.effective_slider})"
     yield "bounds", (
         f"floor {_mib(guest.floor_kib)}, demand {_mib(guest.demand_kib)}, want {_mib(guest.want_kib)}; minimum "
-        f"{_mib(known.minimum_kib)}, maximum {_mib(known.maximum_kib)}, weight {known.weight}, buffer "
-        f"{known.buffer_percent} %"
+        f"{_mib(known.minimum_kib)}, maximum {_mib(known.maximum_kib)}, weight {known.weight}, buffer {buffer}"
     )
     if known.report is None:
         yield "report", "none"

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from ballonet_protocol.limits import SETTLING_S
 
 from .arbiter import one_iteration
-from .model import GuestSnapshot, LinkState, ReportKind, RunState, Snapshot
+from .model import GuestSnapshot, HostState, LinkState, ReportKind, RunState, Snapshot
+from .slider import MOST_SLIDER
 
 WORTH_TELLING_KIB = 1024
 """Sizes are told in MiB."""
@@ -98,6 +99,25 @@ def _richer(snapshot: Snapshot, more_mib: int) -> Snapshot:
 
 def _no_headroom(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot]:
     return "no headroom", replace(snapshot, host=replace(snapshot.host, headroom_kib=0))
+
+
+def _slider_at(slider: int, word: str) -> Case:
+    """What this snapshot's needs would get there; the past that it holds has faded as fast as it did."""
+
+    def case(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] | None:
+        if snapshot.host.slider == slider:
+            return None
+        what = f"the slider at {slider} ({word}) instead of {snapshot.host.slider}"
+        return what, replace(snapshot, host=replace(snapshot.host, slider=slider))
+
+    return case
+
+
+def _host_at_ease(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] | None:
+    if snapshot.host.state is HostState.EASY:
+        return None
+    host = replace(snapshot.host, state=HostState.EASY, lacking_kib=0)
+    return "the host itself had enough memory", replace(snapshot, host=host)
 
 
 def _heavier(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot]:
@@ -215,6 +235,9 @@ def _runs(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] | No
 
 CASES: tuple[Case, ...] = (
     _no_headroom,
+    _slider_at(0, "performance"),
+    _slider_at(MOST_SLIDER, "density"),
+    _host_at_ease,
     _heavier,
     _no_shortage_elsewhere,
     _no_starts,
