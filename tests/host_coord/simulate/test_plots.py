@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from ballonet_host_coord.simulate import plots
 from ballonet_host_coord.simulate.plots import LABEL_GAP, PlotError, frontier, over_time, slider_curve
 from ballonet_host_coord.simulate.report import Report
-from ballonet_host_coord.simulate.runs import Budget, Job, Outcome, Source, work
+from ballonet_host_coord.simulate.runs import Budget, Job, Outcome, work
+from ballonet_host_coord.simulate.sources import Source
 
 NAMES = ("ballonet", "lazy", "static", "oracle")
 
 
 @pytest.fixture
 def outcomes(engine) -> list[Outcome]:
-    return [work(Job(Source(Path("a/b")), name, Budget(times=1.05), points=60)) for name in NAMES]
+    source = Source(mix="servers", vm_count=2, to_h=1.0)
+    return [work(Job(source, name, Budget(times=1.05), points=60)) for name in NAMES]
 
 
 def report_of(outcomes: list[Outcome], times=1.05, slider=50) -> Report:

@@ -12,8 +12,10 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .policies.registry import OURS
 from .report import GIB, Figures, Report
-from .runs import HOUR_S, Outcome
+from .runs import Outcome
+from .sources import HOUR_S
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 ENDINGS = (".svg", ".png")
 NEEDS = "pictures need matplotlib: the Debian package python3-matplotlib, or the extra `plot` with pip"
-OURS = "ballonet"
 # One strong colour for ours, one for the bound, greys for the rest: what to look at is not a matter of a legend.
 INK, OURS_COLOR, ORACLE_COLOR, SHORT_COLOR, MUTED = "#22303c", "#0b6e99", "#5a8f29", "#c8321e", "#8b959e"
 # Where zero stands on a logarithmic axis: a decade below the least that is not zero, or here where all are.
@@ -147,7 +148,7 @@ def slider_curve(
         lower.set_ylabel("unmet demand, %", color=SHORT_COLOR)
         episodes = [figure_["episodes_per_vm_day"] or 0.0 for figure_ in figures]
         _second(lower, places, episodes, "shortages > 2 s per VM-day", INK)
-        lower.set_xlabel("slider: 0 density, 100 performance")
+        lower.set_xlabel("slider: 0 performance, 100 density")
         lower.set_xlim(min(places) - 2, max(places) + 2)
         first, last = held[0], held[-1]
         said = f"From {places[0]} to {places[-1]} the slider holds {first:.1f} to {last:.1f} GiB"

@@ -103,9 +103,15 @@ def table(first: str, rows: Mapping[str, Figures], columns: Sequence[Column], wi
 
 
 def curve(reports: Sequence[Report], policy: str, width: int) -> str:
-    """The slider's curve of one policy, a line for each position."""
+    """The slider's curve of one policy, a line for each place."""
     rows = {str(report.slider): report.policies[policy] for report in reports}
     return "\n".join([f"{policy} by slider:", *table("slider", rows, COLUMNS, width)])
+
+
+def others(reports: Sequence[Report], policies: Sequence[str], width: int) -> list[str]:
+    """Beside a curve: the policies to which the slider means nothing, a line for each. Nothing for none."""
+    rows = {name: reports[0].policies[name] for name in policies}
+    return ["\n".join(["at every place of the slider:", *table("policy", rows, COLUMNS, width)])] if rows else []
 
 
 def frontier(reports: Sequence[Report], width: int) -> str:

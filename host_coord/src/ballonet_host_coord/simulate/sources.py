@@ -1,0 +1,119 @@
+"""Where demand comes from, and the simulated machines that it makes: a trace file or a mix: a shell module."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+
+from . import demand_trace
+from .course import Course
+from .demand_trace import DemandTrace, Step, trace_of
+from .guest import Guest
+from .mixes import MIXES
+from .trace_files import read_traces
+
+HOUR_S = 3600.0
+DAY_H = 24.0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A trace file or a generated mix, and which part of it.
+
+    `shift_s`: the machine with number n starts n times that earlier. `together`: all start at 0.
+    """
+
+    trace: Path | None = None
+    select: str = "*"
+    mix: str = ""
+    vm_count: int | None = None
+    seed: int = 0
+    from_h: float = 0.0
+    to_h: float = inf
+    shift_s: float = 0.0
+    together: bool = False
+
+    def __str__(self) -> str:
+        what = self.mix or "/".join(self.trace.parts[-2:] if self.trace else ())
+        words = [what if self.select == "*" else f"{what}, {self.select}"]
+        if self.vm_count:
+            words.append(f"{self.vm_count} VMs")
+        if self.from_h or self.to_h < inf:
+            words.append(f"hours {self.from_h:g} to {'the end' if self.to_h == inf else format(self.to_h, 'g')}")
+        if self.shift_s:
+            words.append(f"each {self.shift_s:g} s earlier")
+        if self.together:
+            words.append("started together")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The machines of a source and what a clairvoyant would need for them."""
+
+    guests: tuple[Guest, ...]
+    oracle_kib: int
+
+    @property
+    def span_s(self) -> float:
+        """From the first machine's start to the last one's end."""
+        traces = [guest.trace for guest in self.guests]
+        return max(trace.end_s for trace in traces) - min(trace.start_s for trace in traces)
+
+
+def house_of(guests: Sequence[Guest]) -> House:
+    return House(tuple(guests), demand_trace.oracle_kib(guest.trace for guest in guests))
+
+
+def courses_of(source: Source) -> list[Course]:
+    """The generated demand that a source names, not windowed."""
+    last_h = source.to_h if source.to_h < inf else DAY_H
+    return MIXES[source.mix](source.vm_count or 1, source.seed, last_h * HOUR_S)
+
+
+def guests_of(courses: Sequence[Course]) -> list[Guest]:
+    """Generated demand as the engine reads it."""
+    return [Guest(_trace_of(course)) for course in courses]
+
+
+def window(guests: Sequence[Guest], from_h: float, to_h: float) -> list[Guest]:
+    """What happens between the two times, the first one as the new 0."""
+    traces = demand_trace.window([guest.trace for guest in guests], from_h * HOUR_S, to_h * HOUR_S)
+    by_name = {guest.trace.name: guest for guest in guests}
+    return [replace(by_name[trace.name], trace=trace) for trace in traces]
+
+
+@functools.lru_cache(maxsize=2)
+def load(source: Source) -> House:
+    """The machines that a source names; of the last two sources they are kept.
+
+    Raises ValueError for a file that is no trace or has nothing left, OSError.
+    """
+    guests = _all_of(source)[: source.vm_count]
+    if source.shift_s:
+        guests = [_moved(guest, -number * source.shift_s) for number, guest in enumerate(guests)]
+    if source.together:
+        guests = [_moved(guest, -guest.trace.start_s) for guest in guests]
+    if source.from_h or source.to_h < inf:
+        guests = window(guests, source.from_h, source.to_h)
+    if not guests:
+        raise ValueError(f"{source}: no machine exists then")
+    return house_of(guests)
+
+
+def _all_of(source: Source) -> list[Guest]:
+    if source.trace is not None:
+        return [Guest(trace) for trace in read_traces(source.trace, source.select)]
+    return guests_of(courses_of(source))
+
+
+def _moved(guest: Guest, by_s: float) -> Guest:
+    return replace(guest, trace=demand_trace.shifted(guest.trace, by_s))
+
+
+def _trace_of(course: Course) -> DemandTrace:
+    steps = (Step(t_s, used_kib, cached_kib, course.provisioned_kib) for t_s, used_kib, cached_kib in course.samples)
+    return trace_of(course.name, steps, course.end_s)

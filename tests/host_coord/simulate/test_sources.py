@@ -1,0 +1,65 @@
+"""Where demand comes from: which part of it, and the machines that it makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ballonet_host_coord.simulate.sources import Source, courses_of, load
+
+
+def starts(source: Source) -> list[float]:
+    return [guest.trace.start_s for guest in load(source).guests]
+
+
+def test_machine_n_is_shifted_n_times(trace_file):
+    """The correlated case of runs that were recorded one after the other: each starts earlier by as much again."""
+    assert starts(Source(trace_file)) == [0.0, 3600.0, 7200.0]
+    assert starts(Source(trace_file, shift_s=2400.0)) == [0.0, 1200.0, 2400.0]
+
+
+def test_together_is_at_the_same_moment(trace_file):
+    """Then the clairvoyant needs all peaks at once."""
+    assert starts(Source(trace_file, together=True)) == [0.0] * 3
+    assert load(Source(trace_file, together=True)).oracle_kib == 9 << 20
+    assert load(Source(trace_file)).oracle_kib < 9 << 20
+
+
+def test_a_window_is_in_hours(trace_file):
+    """What is asked for in hours is cut in seconds, and its beginning is the new 0."""
+    house = load(Source(trace_file, from_h=1.0, to_h=2.5))
+    assert [guest.trace.start_s for guest in house.guests] == [0.0, 0.0, 3600.0]
+    assert house.span_s == 5400.0
+
+
+def test_a_part_without_machines_is_refused(trace_file):
+    """Nothing to simulate is said, not simulated."""
+    with pytest.raises(ValueError, match="no machine exists then"):
+        load(Source(trace_file, from_h=1000.0))
+
+
+def test_so_many_machines_of_a_file(trace_file):
+    """A count takes the first ones of a file."""
+    assert [guest.trace.name for guest in load(Source(trace_file, vm_count=2)).guests] == ["vm0", "vm1"]
+
+
+def test_a_mix_is_made_as_long_as_it_is_looked_at():
+    """Three hours of a mix are the first three of its day."""
+    (short,) = courses_of(Source(mix="servers", vm_count=1, seed=3, to_h=3.0))
+    assert short.end_s == 3 * 3600.0
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (Source(Path("folder/file.csv.gz")), "folder/file.csv.gz"),
+        (Source(Path("a/b"), "web*", vm_count=4), "a/b, web*, 4 VMs"),
+        (Source(mix="servers", vm_count=9, together=True), "servers, 9 VMs, started together"),
+        (Source(mix="servers", from_h=2, to_h=3.5, shift_s=60), "servers, hours 2 to 3.5, each 60 s earlier"),
+        (Source(mix="servers", from_h=2), "servers, hours 2 to the end"),
+    ],
+)
+def test_a_source_says_what_it_is(source, said):
+    """In the table and the JSON it stands which demand it was."""
+    assert str(source) == said
