@@ -16,8 +16,9 @@ class FakeScore:
     def __init__(self) -> None:
         self.scored: list[tuple[str, int, int]] = []
 
-    def __call__(self, policy, guests, budget_kib, slider=DEFAULT_SLIDER, points_every_s=0.0):
+    def __call__(self, policy, guests, budget_kib, slider=DEFAULT_SLIDER, points_every_s=0.0, headroom_kib=0):
         self.scored.append((policy, budget_kib, slider))
+        self.headroom_kib = headroom_kib
         need_kib = demand_trace.oracle_kib(guest.trace for guest in guests)
         unmet = LACKS.get(policy, 0.2) * need_kib / budget_kib * (0.5 + slider / 200)
         points = [Point(t_s, 1e6, 1.2e6, unmet * 1e5) for t_s in (0.0, 1200.0, 2400.0)] if points_every_s else []

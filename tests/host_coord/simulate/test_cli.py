@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 from ballonet_host_coord import cli as ballonet
 from ballonet_host_coord.simulate.cli import FRONTIER, simulate
 from ballonet_host_coord.simulate.policies.registry import POLICIES
+from ballonet_host_coord.simulate.report import GIB
+from ballonet_host_coord.simulate.sources import Source, load
 
 from .fakes import LACKS
 
@@ -114,8 +116,8 @@ def test_a_picture_that_could_not_be_is_refused_first(engine, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "either --traces FILE or --mix NAME"),
-        (("--mix", "servers", "--traces", __file__), "either --traces FILE or --mix NAME"),
+        ((), "--traces FILE, --mix NAME or --from RECORDING"),
+        (("--mix", "servers", "--traces", __file__), "--traces FILE, --mix NAME or"),
         (("--mix", "server"), "servers"),
         (("--mix", "servers", "--budget", "much"), "1.05x for a multiple"),
         (("--mix", "servers", "--budget", "0x"), "1.05x for a multiple"),
@@ -128,7 +130,7 @@ def test_a_picture_that_could_not_be_is_refused_first(engine, tmp_path):
         (("--mix", "servers", "--frontier", "--slider", "0:100:50"), "either --frontier or one --slider"),
         (("--traces", __file__, "--write-traces", "x.csv"), "say --mix"),
         (("--mix", "servers", "--together", "--write-traces", "x.csv"), "leave --hours"),
-        (("--from", __file__), "recordings cannot be simulated yet"),
+        (("--from", __file__, "--mix", "servers"), "--from RECORDING"),
     ],
 )
 def test_a_mistake_is_told_with_what_is_allowed(engine, arguments, said):
@@ -174,3 +176,43 @@ def test_a_mix_is_written_in_place_of_simulated(engine, tmp_path):
     assert run("--mix", "desktops-storm", "--vms", 2, "--hours", ":1", "--write-traces", path).exit_code == 0
     assert path.read_text().startswith("vm,t_s,used_kib,provisioned_kib\ndesktop-000,0,")
     assert engine.scored == []
+
+
+def test_a_recording_is_simulated_under_its_own_settings(engine, recording):
+    """Budget less QEMU's own, slider and headroom are the host's; stderr says so, and what is lost of the file."""
+    result = run("--from", recording, "--policy", "ballonet")
+    assert result.exit_code == 0
+    own_kib = load(Source(recording=recording)).overhead_kib
+    assert own_kib > 0
+    assert engine.scored == [("ballonet", 2 * GIB - own_kib, 60)]
+    assert engine.headroom_kib == 32 * 1024
+    assert "2 guests over 0.17 h; budget 2.00 GiB" in result.stderr
+    assert "bytes are damaged and were passed over" in result.stderr
+
+
+def test_another_budget_for_a_recorded_host_is_its_setting(engine, recording):
+    """A size stands for the setting `budget`, so QEMU's own memory comes off it, too; a multiple is of guests' need."""
+    run("--from", recording, "--policy", "lazy", "--budget", "3G")
+    run("--from", recording, "--policy", "lazy", "--budget", "2x")
+    house = load(Source(recording=recording))
+    assert [kib for _, kib, _ in engine.scored] == [3 * GIB - house.overhead_kib, 2 * house.oracle_kib]
+    assert run("--from", recording, "--policy", "lazy", "--budget", "1M").exit_code == 1
+
+
+def test_a_recording_over_the_slider_with_the_engine_itself(recording):
+    """The operator's question: what would another place of the slider hold and leave short, here."""
+    result = run("--from", recording, "--slider", "0:100:50", "--policy", "ballonet", "--json", "-")
+    documents = json.loads(result.stdout)
+    held_kib = [document["policies"]["ballonet"]["held_mean_kib"] for document in documents]
+    assert [document["slider"] for document in documents] == [0, 50, 100]
+    assert held_kib == sorted(held_kib, reverse=True)
+    assert held_kib[-1] < held_kib[0]
+
+
+def test_what_is_no_recording_fails(tmp_path):
+    """With its name and without a traceback."""
+    path = tmp_path / "x"
+    path.write_text("no recording")
+    result = run("--from", path)
+    assert result.exit_code == 1
+    assert f"{path}: the recording holds no turn" in result.stderr

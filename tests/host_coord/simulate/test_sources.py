@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.host_coord.builders import GIB, MIB
 
+from ballonet_host_coord.simulate import sources
 from ballonet_host_coord.simulate.sources import Source, courses_of, load
 
 
@@ -63,3 +65,39 @@ def test_a_mix_is_made_as_long_as_it_is_looked_at():
 def test_a_source_says_what_it_is(source, said):
     """In the table and the JSON it stands which demand it was."""
     assert str(source) == said
+
+
+def test_a_recording_is_a_house_with_its_hosts_settings(recording):
+    """Guests have their own minimum, weight and buffer; of the budget it is known what QEMU itself takes."""
+    house = load(Source(recording=recording))
+    alpha, beta, again = house.guests
+    assert [guest.trace.name for guest in house.guests] == ["alpha", "beta", "beta#2"]
+    assert (alpha.minimum_kib, alpha.weight, alpha.buffer_percent) == (256 * MIB, 5000, 35)
+    assert [step.used_kib // MIB for step in alpha.trace.steps] == [300, 700]
+    assert (beta.trace.end_s, again.trace.start_s) == (200.0, 400.0)
+    assert (house.budget_kib, house.headroom_kib) == (2 * GIB, 32 * MIB)
+    # Beta uses less than its minimum, which counts all the same.
+    assert house.oracle_kib == (700 + 256) * MIB
+
+
+def test_a_recording_is_read_once_for_all_processes(recording):
+    """A worker knows what its parent has read, and reads no file."""
+    there = sources.recorded(recording)
+    recording.unlink()
+    sources._known.clear()
+    sources.know({recording: there})
+    assert len(load(Source(recording=recording, select="beta")).guests) == 2
+
+
+def test_guests_of_a_recording_can_be_chosen(recording):
+    """A glob that matches none is refused with those that there are."""
+    with pytest.raises(ValueError, match=r"no guest matches 'gamma'; there are alpha, beta"):
+        load(Source(recording=recording, select="gamma"))
+
+
+def test_a_recording_without_turns_is_refused(tmp_path):
+    """What is no recording at all is said with how much of it was passed over."""
+    path = tmp_path / "none"
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"holds no turn; 100 bytes are damaged"):
+        load(Source(recording=path))

@@ -17,12 +17,14 @@ from typing import NoReturn
 
 import click
 
+from ballonet_host_coord.ports import PortError
 from ballonet_host_coord.slider import DEFAULT_SLIDER, MOST_SLIDER
 
 from . import plots, report, runs, sources, written
 from .mixes import MIXES
 from .policies.registry import OURS, POLICIES, takes_slider
-from .report import Report
+from .recording import RecordedHost, overhead_kib
+from .report import GIB, Report
 from .runs import Budget, Job, Outcome
 from .sources import DAY_H, Source
 
@@ -31,14 +33,17 @@ DEFAULT_POLICIES = "ballonet,follower,lazy,static,oracle"
 FRONTIER = (1.0, 1.05, 1.15, 1.3, 1.5, 2.0)
 UNITS_KIB = {"M": 1024, "G": 1024**2, "T": 1024**3}
 DEFAULT_VMS = 64
+DEFAULT_TIMES = 1.05
 # Points in a picture of one run: as many as its panels have pixels across, or fewer.
 PICTURE_POINTS = 1200
-FAILURES = (ValueError, OSError, plots.PlotError)
+FAILURES = (ValueError, OSError, PortError, plots.PlotError)
 FAILED = 1
 
 
-def _budget(_ctx: click.Context, _param: click.Parameter, value: str) -> Budget:
+def _budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Budget | None:
     """`1.05x` (of what the oracle needs) or a size such as `96G`."""
+    if value is None:
+        return None
     budget = Budget()
     if found := re.fullmatch(r"(\d+(?:\.\d+)?)x", value):
         budget = Budget(times=float(found[1]))
@@ -49,8 +54,10 @@ def _budget(_ctx: click.Context, _param: click.Parameter, value: str) -> Budget:
     return budget
 
 
-def _sliders(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
-    """`25`, or `0:100:10` for each of a range."""
+def _sliders(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """`25`, or `0:100:10` for each of a range; nothing for nothing."""
+    if value is None:
+        return ()
     found = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", value)
     places: tuple[int, ...] = ()
     if found and found[2] is None:
@@ -111,10 +118,12 @@ def _mix_names() -> str:
 @click.option("--together", is_flag=True, help="All machines start at the same moment: the correlated case.")
 @click.option("--policy", "names", callback=_policies, metavar="NAME[,NAME]", default=DEFAULT_POLICIES,
               show_default=True, help="What to compare; `all` for every one.")
-@click.option("--budget", callback=_budget, default="1.05x", show_default=True, metavar="SIZE",
-              help="The host's memory: a multiple of what the oracle needs, or a size like 96G.")
-@click.option("--slider", "sliders", callback=_sliders, default=str(DEFAULT_SLIDER), show_default=True,
-              metavar="N|A:B:STEP", help="0 performance to 100 density; of a range, the curve.")
+@click.option("--budget", callback=_budget, metavar="SIZE",
+              help="The host's memory: a multiple of what the oracle needs, or a size like 96G. "
+              f"[default: {DEFAULT_TIMES}x; of a recording its own]")
+@click.option("--slider", "sliders", callback=_sliders, metavar="N|A:B:STEP",
+              help="0 performance to 100 density; of a range, the curve. "
+              f"[default: {DEFAULT_SLIDER}; of a recording its own]")
 @click.option("--frontier", is_flag=True, help=f"Six budgets, {FRONTIER[0]} to {FRONTIER[-1]} x oracle, on one day.")
 @click.option("--seed", type=int, default=1, show_default=True, metavar="N", help="Of what is drawn.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, metavar="N",
@@ -126,7 +135,7 @@ def _mix_names() -> str:
               help="Write the mix's demand as a trace file, and simulate nothing.")
 def simulate(
     trace: Path | None, mix: str | None, recording: Path | None, select: str, vms: int | None, days: float | None,
-    hours: tuple[float, float] | None, shift_s: float, together: bool, names: list[str], budget: Budget,
+    hours: tuple[float, float] | None, shift_s: float, together: bool, names: list[str], budget: Budget | None,
     sliders: tuple[int, ...], frontier: bool, seed: int, jobs: int, json_path: str | None, plot_path: Path | None,
     write_path: Path | None,
 ) -> None:  # fmt: skip
@@ -134,24 +143,25 @@ def simulate(
 
     The table has a line for each policy; unmet is what machines lacked, in GiB-seconds, of what they needed.
     """
-    if recording is not None:
-        # JOIN: the reader of recordings gives machines as `joined.read` does.
-        raise click.UsageError("recordings cannot be simulated yet; say --traces or --mix")
-    if (trace is None) == (mix is None):
-        raise click.UsageError("say where demand comes from: either --traces FILE or --mix NAME")
+    if [trace, mix, recording].count(None) != 2:
+        raise click.UsageError("say where demand comes from: --traces FILE, --mix NAME or --from RECORDING")
     if days is not None and hours is not None:
         raise click.UsageError("say either --days or --hours")
     if frontier and len(sliders) > 1:
         raise click.UsageError("say either --frontier or one --slider for it; a curve has one budget")
     from_h, to_h = hours or (0.0, days * DAY_H if days else DAY_H if frontier else inf)
     count = vms or (DEFAULT_VMS if mix else None)
-    source = Source(trace, select, mix or "", count, seed, from_h, to_h, shift_s, together)
+    source = Source(trace, select, mix or "", count, seed, from_h, to_h, shift_s, together, recording)
     try:
         if write_path is not None:
             _write(write_path, source)
             return
         if plot_path is not None:
             plots.ensure(plot_path)
+        if recording is not None:
+            own = _recorded(recording)
+            budget, sliders = budget or Budget(), sliders or (own.slider,)
+        budget, sliders = budget or Budget(times=DEFAULT_TIMES), sliders or (DEFAULT_SLIDER,)
         _simulate(source, names, budget, sliders, frontier, jobs, json_path, plot_path)
     except FAILURES as error:
         _fail(str(error))
@@ -202,6 +212,20 @@ def _report(outcomes: list[Outcome]) -> Report:
     figures = {outcome.job.policy: outcome.figures for outcome in outcomes}
     source = first.job.source
     return Report(str(source), first.oracle_kib, first.budget_kib, first.job.slider, source.seed, figures)
+
+
+def _recorded(path: Path) -> RecordedHost:
+    """The recorded host, with a word on what it is and on what is lost of it."""
+    recorded = sources.recorded(path)
+    host = recorded.host
+    click.echo(
+        f"{path}: {len(host.guests)} guests over {host.end_s / sources.HOUR_S:.2f} h; budget"
+        f" {host.budget_kib / GIB:.2f} GiB, {overhead_kib(host) / GIB:.2f} of it QEMU's own; slider {host.slider}",
+        err=True,
+    )
+    if recorded.lost:
+        click.echo(f"{path}: {recorded.lost}", err=True)
+    return host
 
 
 def _write(path: Path, source: Source) -> None:

@@ -19,18 +19,28 @@ from . import engine, sources
 from .engine import Point
 from .guest import Guest
 from .policies import registry
-from .sources import Source
+from .policies.ballonet import HEADROOM_KIB
+from .sources import House, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the host has: a size, or a multiple of what the oracle needs."""
+    """What the host has: a multiple of what the oracle needs, a size, or, with neither, what was recorded.
+
+    A size of a recorded host is its setting `budget`, QEMU's own memory included; what guests get is without.
+    """
 
     times: float = 0.0
     kib: int = 0
 
-    def of(self, oracle_kib: int) -> int:
-        return self.kib or round(oracle_kib * self.times)
+    def of(self, house: House) -> int:
+        """For the guests, KiB. Raises ValueError where that is nothing."""
+        if self.times:
+            return round(house.oracle_kib * self.times)
+        budget_kib = (self.kib or house.budget_kib) - house.overhead_kib
+        if budget_kib <= 0:
+            raise ValueError("the budget leaves nothing for guests")
+        return budget_kib
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +66,23 @@ class Outcome:
 
 
 def score(
-    policy: str, guests: Sequence[Guest], budget_kib: int, slider: int = DEFAULT_SLIDER, points_every_s: float = 0.0
-) -> tuple[dict[str, float | None], list[Point]]:
+    policy: str, guests: Sequence[Guest], budget_kib: int, slider: int = DEFAULT_SLIDER, points_every_s: float = 0.0,
+    headroom_kib: int = HEADROOM_KIB,
+) -> tuple[dict[str, float | None], list[Point]]:  # fmt: skip
     """One run's figures with the seconds that it took, and the sums over time each `points_every_s` (0: none)."""
     points: list[Point] | None = [] if points_every_s else None
     began_s = time.perf_counter()
-    figures = engine.run(guests, registry.make(policy, slider), budget_kib, None, points, points_every_s or 1.0)
+    made = registry.make(policy, slider, headroom_kib)
+    figures = engine.run(guests, made, budget_kib, None, points, points_every_s or 1.0)
     return {**figures.as_json(), "seconds": round(time.perf_counter() - began_s, 3)}, points or []
 
 
 def work(job: Job) -> Outcome:
     """Do one job, in whichever process."""
     house = sources.load(job.source)
-    budget_kib = job.budget.of(house.oracle_kib)
+    budget_kib = job.budget.of(house)
     every_s = max(1.0, house.span_s / job.points) if job.points else 0.0
-    figures, points = score(job.policy, house.guests, budget_kib, job.slider, every_s)
+    figures, points = score(job.policy, house.guests, budget_kib, job.slider, every_s, house.headroom_kib)
     return Outcome(job, house.oracle_kib, budget_kib, figures, points)
 
 
@@ -81,11 +93,15 @@ def distinct(jobs: Sequence[Job]) -> list[Job]:
 
 @contextmanager
 def workers(processes: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Fresh processes that know nothing of this one, or None for doing it here. What waits is dropped at an error."""
+    """Fresh processes that know of this one what recordings it has read, or None for doing it here.
+
+    What waits is dropped at an error.
+    """
     if processes < 2:
         yield None
         return
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    fresh = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, fresh, sources.know, (sources.known(),))
     try:
         yield pool
     finally:

@@ -1,18 +1,25 @@
-"""Where demand comes from, and the simulated machines that it makes: a trace file or a mix: a shell module."""
+"""Where demand comes from, and the machines that it makes: a trace file, a mix or a recording: a shell module."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from math import inf
 from pathlib import Path
+
+from ballonet_host_coord.recorder import read_recording
+from ballonet_host_coord.recording import Entry, Reading
+from ballonet_host_coord.snapshot import snapshot_from_json
 
 from . import demand_trace
 from .course import Course
 from .demand_trace import DemandTrace, Step, trace_of
 from .guest import Guest
 from .mixes import MIXES
+from .policies.ballonet import HEADROOM_KIB
+from .recording import RecordedHost, overhead_kib, recorded_host, simulated_guests
 from .trace_files import read_traces
 
 HOUR_S = 3600.0
@@ -21,7 +28,7 @@ DAY_H = 24.0
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A trace file or a generated mix, and which part of it.
+    """A trace file, a generated mix or a recording, and which part of it.
 
     `shift_s`: the machine with number n starts n times that earlier. `together`: all start at 0.
     """
@@ -35,9 +42,11 @@ class Source:
     to_h: float = inf
     shift_s: float = 0.0
     together: bool = False
+    recording: Path | None = None
 
     def __str__(self) -> str:
-        what = self.mix or "/".join(self.trace.parts[-2:] if self.trace else ())
+        path = self.trace or self.recording
+        what = self.mix or "/".join(path.parts[-2:] if path else ())
         words = [what if self.select == "*" else f"{what}, {self.select}"]
         if self.vm_count:
             words.append(f"{self.vm_count} VMs")
@@ -52,10 +61,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The machines of a source and what a clairvoyant would need for them."""
+    """The machines of a source, what a clairvoyant would need for them, and what is known of their host."""
 
     guests: tuple[Guest, ...]
     oracle_kib: int
+    overhead_kib: int = 0
+    """Part of the host's budget that is for none of them: QEMU's own."""
+    budget_kib: int = 0
+    """The host's budget as recorded; 0: not known."""
+    headroom_kib: int = HEADROOM_KIB
 
     @property
     def span_s(self) -> float:
@@ -64,8 +78,46 @@ class House:
         return max(trace.end_s for trace in traces) - min(trace.start_s for trace in traces)
 
 
-def house_of(guests: Sequence[Guest]) -> House:
-    return House(tuple(guests), demand_trace.oracle_kib(guest.trace for guest in guests))
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recording as it was read. `lost`: for people, what is damaged; empty for nothing."""
+
+    host: RecordedHost
+    lost: str
+
+
+_known: dict[Path, Recorded] = {}
+
+
+def recorded(path: Path) -> Recorded:
+    """The recording, read once. Raises PortError where it cannot be read, ValueError where it holds no guests."""
+    if path not in _known:
+        reading = read_recording(str(path))
+        turns = ((entry.unix_s, snapshot_from_json(entry.value.get("snapshot"))) for entry in _turns(reading))
+        try:
+            host = recorded_host(turns)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}{'; ' if reading.lost else ''}{reading.lost}") from error
+        if not host.guests:
+            raise ValueError(f"{path}: no guest of the recording has ever reported")
+        _known[path] = Recorded(host, reading.lost)
+    return _known[path]
+
+
+def known() -> dict[Path, Recorded]:
+    """What has been read, for another process to `know`."""
+    return dict(_known)
+
+
+def know(those: dict[Path, Recorded]) -> None:
+    """What another process has read: a recording of a day takes minutes."""
+    _known.update(those)
+
+
+def needed_kib(guests: Sequence[Guest]) -> int:
+    """What a clairvoyant needs for them."""
+    minimums_kib = {guest.trace.name: guest.minimum_kib for guest in guests if guest.minimum_kib is not None}
+    return demand_trace.oracle_kib((guest.trace for guest in guests), minimums_kib)
 
 
 def courses_of(source: Source) -> list[Course]:
@@ -90,7 +142,7 @@ def window(guests: Sequence[Guest], from_h: float, to_h: float) -> list[Guest]:
 def load(source: Source) -> House:
     """The machines that a source names; of the last two sources they are kept.
 
-    Raises ValueError for a file that is no trace or has nothing left, OSError.
+    Raises ValueError for a file that is no trace or has nothing left, OSError, PortError for no recording.
     """
     guests = _all_of(source)[: source.vm_count]
     if source.shift_s:
@@ -101,13 +153,28 @@ def load(source: Source) -> House:
         guests = window(guests, source.from_h, source.to_h)
     if not guests:
         raise ValueError(f"{source}: no machine exists then")
-    return house_of(guests)
+    needed = needed_kib(guests)
+    if source.recording is None:
+        return House(tuple(guests), needed)
+    host = recorded(source.recording).host
+    return House(tuple(guests), needed, overhead_kib(host), host.budget_kib, host.headroom_kib)
 
 
 def _all_of(source: Source) -> list[Guest]:
+    if source.recording is not None:
+        host = recorded(source.recording).host
+        chosen = tuple(guest for guest in host.guests if fnmatchcase(guest.name, source.select))
+        if not chosen:
+            names = ", ".join(guest.name for guest in host.guests)
+            raise ValueError(f"{source.recording}: no guest matches {source.select!r}; there are {names}")
+        return simulated_guests(replace(host, guests=chosen))
     if source.trace is not None:
         return [Guest(trace) for trace in read_traces(source.trace, source.select)]
     return guests_of(courses_of(source))
+
+
+def _turns(reading: Reading) -> Iterator[Entry]:
+    return (entry for entry in reading if entry.kind == "turn" and isinstance(entry.value, dict))
 
 
 def _moved(guest: Guest, by_s: float) -> Guest:
