@@ -130,6 +130,8 @@ def test_a_picture_that_could_not_be_is_refused_first(engine, tmp_path):
         (("--mix", "servers", "--frontier", "--slider", "0:100:50"), "either --frontier or one --slider"),
         (("--traces", __file__, "--write-traces", "x.csv"), "say --mix"),
         (("--mix", "servers", "--together", "--write-traces", "x.csv"), "leave --hours"),
+        (("--mix", "servers", "--character", "liar"), "there is no 'liar'; there are: ideal, hidden-floor, stuck"),
+        (("--mix", "servers", "--character", "lying", "--write-traces", "x.csv"), "--character out"),
         (("--from", __file__, "--mix", "servers"), "--from RECORDING"),
     ],
 )
@@ -216,3 +218,11 @@ def test_what_is_no_recording_fails(tmp_path):
     result = run("--from", path)
     assert result.exit_code == 1
     assert f"{path}: the recording holds no turn" in result.stderr
+
+
+def test_a_character_can_be_given_twice(engine):
+    """Each with its own machines, and the table says so; for machines that are not there it fails."""
+    given = ("--mix", "servers", "--vms", 2, "--policy", "lazy", "--character", "lying")
+    result = run(*given, "--character", "stuck=*-001")
+    assert "lying, stuck *-001" in " ".join(result.stdout.split())
+    assert run(*given, "--character", "stuck=none").exit_code == 1

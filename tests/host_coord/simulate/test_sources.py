@@ -60,6 +60,7 @@ def test_a_mix_is_made_as_long_as_it_is_looked_at():
         (Source(mix="servers", vm_count=9, together=True), "servers, 9 VMs, started together"),
         (Source(mix="servers", from_h=2, to_h=3.5, shift_s=60), "servers, hours 2 to 3.5, each 60 s earlier"),
         (Source(mix="servers", from_h=2), "servers, hours 2 to the end"),
+        (Source(mix="servers", characters=(("stuck", "*"), ("lying", "web*"))), "servers, stuck, lying web*"),
     ],
 )
 def test_a_source_says_what_it_is(source, said):
@@ -101,3 +102,34 @@ def test_a_recording_without_turns_is_refused(tmp_path):
     path.write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"holds no turn; 100 bytes are damaged"):
         load(Source(recording=path))
+
+
+def test_characters_are_given_by_name(trace_file):
+    """The last one that matches counts, and who matches none stays as it is."""
+    source = Source(trace_file, characters=(("stuck", "*"), ("silent", "vm1"), ("hidden-floor", "vm2")))
+    first, second, third = load(source).guests
+    assert [mood.follows for mood in first.moods] == [False]
+    assert [mood.silent for mood in second.moods] == [True]
+    assert (third.moods, third.least_kib) == ((), 2 << 20)
+
+
+def test_chance_of_a_character_is_the_seeds(trace_file):
+    """The same seed makes the same bursts, another seed others; machines of one seed differ."""
+    once, again, other = (load(Source(trace_file, seed=seed, characters=(("bursty", "*"),))) for seed in (1, 1, 2))
+    assert once == again
+    assert once.guests != other.guests
+    lengths = {len(guest.trace.steps) for guest in once.guests}
+    assert min(lengths) > 2
+    assert len(lengths) > 1
+
+
+def test_a_character_keeps_what_the_owner_has_set(recording):
+    """A recorded guest that lies has its own minimum and buffer still."""
+    alpha = load(Source(recording=recording, characters=(("lying", "alpha"),))).guests[0]
+    assert (alpha.minimum_kib, alpha.buffer_percent, alpha.moods[0].shows_ratio) == (256 * MIB, 35, 3.0)
+
+
+def test_a_character_for_nobody_is_refused(trace_file):
+    """With names that there are."""
+    with pytest.raises(ValueError, match=r"lying=web\*: no machine's name matches; there are vm0, vm1, vm2"):
+        load(Source(trace_file, characters=(("lying", "web*"),)))

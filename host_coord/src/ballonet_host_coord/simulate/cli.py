@@ -21,6 +21,7 @@ from ballonet_host_coord.ports import PortError
 from ballonet_host_coord.slider import DEFAULT_SLIDER, MOST_SLIDER
 
 from . import plots, report, runs, sources, written
+from .characters import CHARACTERS
 from .mixes import MIXES
 from .policies.registry import OURS, POLICIES, takes_slider
 from .recording import RecordedHost, overhead_kib
@@ -98,6 +99,17 @@ def _picture(_ctx: click.Context, _param: click.Parameter, value: Path | None) -
     return value
 
 
+def _characters(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """`lying` for every machine, `lying=web*` for those whose name matches."""
+    pairs = []
+    for value in values:
+        name, _, glob = value.partition("=")
+        if name not in CHARACTERS:
+            raise click.BadParameter(f"there is no {name!r}; there are: {', '.join(CHARACTERS)}")
+        pairs.append((name, glob or "*"))
+    return tuple(pairs)
+
+
 def _mix_names() -> str:
     return "; ".join(f"{name}: {mix.what}" for name, mix in MIXES.items())
 
@@ -116,6 +128,8 @@ def _mix_names() -> str:
 @click.option("--shift", "shift_s", type=float, default=0.0, metavar="SECONDS",
               help="Machine number n starts n times that earlier.")
 @click.option("--together", is_flag=True, help="All machines start at the same moment: the correlated case.")
+@click.option("--character", "characters", callback=_characters, metavar="NAME[=GLOB]", multiple=True,
+              help=f"Machines with this character, by name; may be repeated. {', '.join(CHARACTERS)}.")
 @click.option("--policy", "names", callback=_policies, metavar="NAME[,NAME]", default=DEFAULT_POLICIES,
               show_default=True, help="What to compare; `all` for every one.")
 @click.option("--budget", callback=_budget, metavar="SIZE",
@@ -135,9 +149,9 @@ def _mix_names() -> str:
               help="Write the mix's demand as a trace file, and simulate nothing.")
 def simulate(
     trace: Path | None, mix: str | None, recording: Path | None, select: str, vms: int | None, days: float | None,
-    hours: tuple[float, float] | None, shift_s: float, together: bool, names: list[str], budget: Budget | None,
-    sliders: tuple[int, ...], frontier: bool, seed: int, jobs: int, json_path: str | None, plot_path: Path | None,
-    write_path: Path | None,
+    hours: tuple[float, float] | None, shift_s: float, together: bool, characters: tuple[tuple[str, str], ...],
+    names: list[str], budget: Budget | None, sliders: tuple[int, ...], frontier: bool, seed: int, jobs: int,
+    json_path: str | None, plot_path: Path | None, write_path: Path | None,
 ) -> None:  # fmt: skip
     """Compare policies on one host's demand, in virtual time.
 
@@ -151,7 +165,7 @@ def simulate(
         raise click.UsageError("say either --frontier or one --slider for it; a curve has one budget")
     from_h, to_h = hours or (0.0, days * DAY_H if days else DAY_H if frontier else inf)
     count = vms or (DEFAULT_VMS if mix else None)
-    source = Source(trace, select, mix or "", count, seed, from_h, to_h, shift_s, together, recording)
+    source = Source(trace, select, mix or "", count, seed, from_h, to_h, shift_s, together, recording, characters)
     try:
         if write_path is not None:
             _write(write_path, source)
@@ -231,8 +245,10 @@ def _recorded(path: Path) -> RecordedHost:
 def _write(path: Path, source: Source) -> None:
     if not source.mix:
         raise click.UsageError("--write-traces writes generated demand; say --mix")
-    if source.from_h or source.shift_s or source.together:
-        raise click.UsageError("--write-traces writes a mix as it is; leave --hours FROM, --shift and --together out")
+    if source.from_h or source.shift_s or source.together or source.characters:
+        raise click.UsageError(
+            "--write-traces writes a mix as it is; leave --hours FROM, --shift, --together and --character out"
+        )
     rows = written.write(path, sources.courses_of(source))
     click.echo(f"{path}: {rows} rows of {source}", err=True)
 

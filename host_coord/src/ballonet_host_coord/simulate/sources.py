@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import inf
 from pathlib import Path
+from random import Random
 
 from ballonet_host_coord.recorder import read_recording
 from ballonet_host_coord.recording import Entry, Reading
 from ballonet_host_coord.snapshot import snapshot_from_json
 
 from . import demand_trace
+from .characters import CHARACTERS
 from .course import Course
 from .demand_trace import DemandTrace, Step, trace_of
 from .guest import Guest
@@ -30,7 +32,8 @@ DAY_H = 24.0
 class Source:
     """A trace file, a generated mix or a recording, and which part of it.
 
-    `shift_s`: the machine with number n starts n times that earlier. `together`: all start at 0.
+    `shift_s`: the machine with number n starts n times that earlier. `together`: all start at 0. `characters`: pairs of
+    a character and a glob of machines that get it; the last one that matches counts.
     """
 
     trace: Path | None = None
@@ -43,6 +46,7 @@ class Source:
     shift_s: float = 0.0
     together: bool = False
     recording: Path | None = None
+    characters: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         path = self.trace or self.recording
@@ -56,6 +60,7 @@ class Source:
             words.append(f"each {self.shift_s:g} s earlier")
         if self.together:
             words.append("started together")
+        words += [name if glob == "*" else f"{name} {glob}" for name, glob in self.characters]
         return ", ".join(words)
 
 
@@ -153,6 +158,7 @@ def load(source: Source) -> House:
         guests = window(guests, source.from_h, source.to_h)
     if not guests:
         raise ValueError(f"{source}: no machine exists then")
+    guests = _with_character(guests, source)
     needed = needed_kib(guests)
     if source.recording is None:
         return House(tuple(guests), needed)
@@ -171,6 +177,25 @@ def _all_of(source: Source) -> list[Guest]:
     if source.trace is not None:
         return [Guest(trace) for trace in read_traces(source.trace, source.select)]
     return guests_of(courses_of(source))
+
+
+def _with_character(guests: Sequence[Guest], source: Source) -> list[Guest]:
+    """The same machines and seed, the same chance; what their owner has set stays."""
+    given: dict[str, str] = {}
+    for character, glob in source.characters:
+        those = [guest.trace.name for guest in guests if fnmatchcase(guest.trace.name, glob)]
+        if not those:
+            some = ", ".join([guest.trace.name for guest in guests[:5]] + ["..."] * (len(guests) > 5))
+            raise ValueError(f"{character}={glob}: no machine's name matches; there are {some}")
+        given |= dict.fromkeys(those, character)
+    changed = []
+    for guest in guests:
+        name = guest.trace.name
+        if name in given:
+            made = CHARACTERS[given[name]](guest.trace, Random(f"{source.seed} {name}"))
+            guest = replace(guest, trace=made.trace, moods=made.moods, least_kib=made.least_kib)
+        changed.append(guest)
+    return changed
 
 
 def _turns(reading: Reading) -> Iterator[Entry]:
