@@ -69,6 +69,12 @@ def test_a_curve_has_a_line_for_each_position():
     assert [line.split()[0] for line in lines[-3:]] == ["0", "50", "100"]
 
 
+def test_a_curve_has_no_column_without_data():
+    """As in the table, what no run knows is left out."""
+    assert "deficit" not in curve([a_report(cache_deficit_ratio=None)], "ballonet", 120)
+    assert "deficit" in curve([a_report()], "ballonet", 120)
+
+
 def test_others_stand_once_beside_a_curve():
     """Whom the slider means nothing has one line, and without anybody there is no table."""
     (text,) = others([a_report(slider=slider) for slider in (0, 50, 100)], ["a-long-name-of-a-peer"], 120)
