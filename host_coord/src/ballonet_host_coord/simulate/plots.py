@@ -94,7 +94,7 @@ def over_time(path: Path, report: Report, outcomes: Sequence[Outcome]) -> None:
             f"{_best(report)}\n{report.source}; budget {budget_gib:.1f} GiB ="
             f" {report.budget_kib / report.oracle_kib:.2f} x oracle",
             x=0.01, y=1 - TITLE_INCHES / 8 / height, ha="left", va="top", fontsize=12,
-        )  # fmt: skip
+        ).set_in_layout(False)  # fmt: skip
         # The title has the same room above few panels and above many.
         engine: Any = figure.get_layout_engine()
         engine.set(rect=(0, 0, 1, 1 - TITLE_INCHES / height))
@@ -206,7 +206,7 @@ def _second(axes: Axes, places: Sequence[float], values: Sequence[float], label:
     other: Any = axes.twinx()
     other.plot(places, values, color=color, linewidth=1.4, linestyle=(0, (4, 2)))
     other.set_ylabel(label, color=color)
-    other.set_ylim(0, max(max(values), 1e-9) * 1.15)
+    other.set_ylim(0, max(values) * 1.15 or 1.0)
     other.spines["right"].set_visible(True)
 
 
