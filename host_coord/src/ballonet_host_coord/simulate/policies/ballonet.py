@@ -192,7 +192,7 @@ class _Seen:
         self.boot = boot
         self.began_s = began_s
         self.settings = GuestSettings(
-            vm.name, vm.minimum_kib, vm.maximum_kib, vm.maximum_kib, vm.weight, BUFFER_PERCENT, overhead_kib=0
+            vm.name, vm.minimum_kib, vm.maximum_kib, vm.maximum_kib, vm.weight, vm.buffer_percent, overhead_kib=0
         )
         self.agent = AgentFacts(LinkState.LIVE, session=1, live_since_s=began_s, report_ms=int(QUIET_S * 1000))
         self.estimate: Estimate | None = None
