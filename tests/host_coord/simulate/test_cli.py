@@ -95,6 +95,7 @@ def test_a_range_of_the_slider_is_a_curve(engine):
     result = run("--mix", "servers", "--vms", 2, "--slider", "0:100:50", "--policy", "ballonet")
     assert [slider for _, _, slider in engine.scored] == [0, 50, 100]
     assert [line.split()[0] for line in result.stdout.splitlines()[-3:]] == ["0", "50", "100"]
+    assert "= 1.05 x oracle" in result.stdout
 
 
 @pytest.mark.parametrize("extra", [(), ("--frontier",), ("--slider", "0:100:50")], ids=["run", "frontier", "slider"])

@@ -215,7 +215,7 @@ def _text(reports: list[Report], frontier: bool, sliders: tuple[int, ...], names
     if frontier:
         return report.frontier(reports, width)
     if len(sliders) > 1:
-        head = "\n".join(report.wrapped(reports[0].source, width))
+        head = "\n".join(report.wrapped(reports[0].title, width))
         curves = [report.curve(reports, name, width) for name in names if takes_slider(name)]
         return "\n\n".join([head, *curves, *report.others(reports, [n for n in names if not takes_slider(n)], width)])
     return reports[0].to_text(width)
@@ -230,6 +230,8 @@ def _report(outcomes: list[Outcome]) -> Report:
 
 def _recorded(path: Path) -> RecordedHost:
     """The recorded host, with a word on what it is and on what is lost of it."""
+    # A day of twenty guests takes minutes.
+    click.echo(f"{path}: reading", err=True)
     recorded = sources.recorded(path)
     host = recorded.host
     click.echo(

@@ -161,7 +161,7 @@ def slider_curve(
         lower.set_xlim(min(places) - 2, max(places) + 2)
         first, last = held[0], held[-1]
         said = f"From {places[0]} to {places[-1]} the slider holds {first:.1f} to {last:.1f} GiB"
-        figure.suptitle(f"{said}\n{policy} on {reports[0].source}", x=0.01, ha="left", fontsize=12)
+        figure.suptitle(f"{said}\n{policy} on {reports[0].title}", x=0.01, ha="left", fontsize=12)
 
 
 @contextmanager

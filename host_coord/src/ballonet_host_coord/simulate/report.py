@@ -53,13 +53,18 @@ class Report:
     seed: int
     policies: Mapping[str, Figures]
 
+    @property
+    def title(self) -> str:
+        """What every run of it has in common, wherever the slider stands."""
+        times = self.budget_kib / self.oracle_kib if self.oracle_kib else 0.0
+        return (
+            f"{self.source}: budget {self.budget_kib / GIB:.1f} GiB = {times:.2f} x oracle"
+            f" ({self.oracle_kib / GIB:.1f} GiB), seed {self.seed}"
+        )
+
     def to_text(self, width: int) -> str:
         """At most `width` wide; what does not fit is left out, and a line says what."""
-        times = self.budget_kib / self.oracle_kib if self.oracle_kib else 0.0
-        title = (
-            f"{self.source}: budget {self.budget_kib / GIB:.1f} GiB = {times:.2f} x oracle"
-            f" ({self.oracle_kib / GIB:.1f} GiB), slider {self.slider}, seed {self.seed}"
-        )
+        title = f"{self.title}, slider {self.slider}"
         return "\n".join([*wrapped(title, width), *table("policy", self.policies, known(self.policies), width)])
 
     def to_json(self) -> dict[str, Any]:
