@@ -269,18 +269,23 @@ def _share_demand(movable: list[_Party], pool_kib: int, regular_kib: int) -> lis
     level = fill(regular_kib, takers)
     if sum(level) + len(level) < regular_kib:
         return level  # all demand is met: nothing of it is cut for the headroom
-    # Scarce: what is held of a demand already is not taken back to fill the headroom, only what is above the level
-    # of the whole pool.
+    # Scarce: the headroom ranks after demand. It pays for who is short at this moment, and what is held of a demand
+    # already is not taken back to fill it.
     kept = [
         Taker(
             party.guest.settings.minimum_kib,
             least,
-            max(least, min(party.given_kib, party.demand_kib)),
+            max(least, party.demand_kib if _is_urgent(party) else min(party.given_kib, party.demand_kib)),
             party.weight,
         )
         for party, least in zip(movable, level, strict=True)
     ]
     return fill(max(pool_kib, sum(level)), kept)
+
+
+def _is_urgent(party: _Party) -> bool:
+    demand = party.guest.demand
+    return demand is not None and demand.urgent
 
 
 def _share_rest(movable: list[_Party], held: list[int], supply_kib: int, surplus_ratio: float) -> list[int]:
