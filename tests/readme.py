@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
-AGENT, COORDINATOR, BY_HAND = (
-    "Install the agent in each guest", "Install the coordinator on the host", "Two guests by hand",
+AGENT, COORDINATOR, BY_HAND, SIMULATE = (
+    "Install the agent in each guest", "Install the coordinator on the host", "Two guests by hand", "Simulate",
 )  # fmt: skip
 
 

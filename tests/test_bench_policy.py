@@ -60,21 +60,39 @@ def test_on_builds_the_slow_peers_lack_a_hundred_times_more(goals):
 )
 def test_on_the_frontier_a_tie_counts_only_at_nothing(goals, ours, peer, beaten):
     """Never more than a peer, and strictly less wherever that peer has any; the oracle does not count."""
-    those = {"ballonet": figures(ours), "lazy": figures(peer), "oracle": figures(0)}
-    assert goals.of_frontier({1.05: those})[0].met is beaten
+    those = {"ballonet": figures(ours, ours), "lazy": figures(peer, peer), "oracle": figures(0)}
+    assert met(goals.of_frontier({1.05: those})) == [beaten, beaten]
 
 
-def test_thrift_is_measured_where_the_limit_is_met(goals):
-    """A peer that moves little and meets no limit is no measure; the worst budget of those that count is named."""
+def test_episodes_on_the_frontier_have_a_line_for_each_peer(goals):
+    """It says at which budgets the peer is not beaten, and by how much."""
+    at = {
+        times: {"ballonet": figures(0, 0.5), "lazy": figures(1, lazy), "static": figures(1, 2.0), "oracle": figures(0)}
+        for times, lazy in ((1.05, 0.4), (2.0, 0.6))
+    }
+    lazy, static = goals.of_frontier(at)[2:]
+    assert (lazy.reached, lazy.met, lazy.note) == (1, False, "1.05x 0.5 to 0.4")
+    assert (static.reached, static.met) == (0, True)
+
+
+def test_thrift_is_measured_at_the_limits_that_are_met(goals):
+    """A peer that moves little and meets no limit is no measure, nor is the oracle; what nobody else meets says so."""
     those = {
-        "ballonet": figures(5e-4, moved=3.0), "lazy": figures(5e-4, moved=2.5), "static": figures(0.2, moved=0.0),
-        "oracle": figures(0.0, moved=0.1),
+        "ballonet": figures(5e-5, moved=3.0), "lazy": figures(5e-4, moved=2.5), "give-all": figures(9e-4, moved=1.0),
+        "static": figures(0.2, moved=0.0), "oracle": figures(0.0, moved=0.1),
     }  # fmt: skip
-    moved, commands, *rest = goals.of_thrift({1.05: those, 2.0: {**those, "lazy": figures(1e-4, moved=1.0)}})
-    assert (moved.reached, moved.met) == (3.0, False)
-    assert "2.00x, lazy" in moved.note
+    moved, commands, *rest = goals.of_thrift("x", those)
+    assert (moved.reached, moved.met, moved.note) == (3.0, False, "3; give-all 1")
     assert commands.met is True
-    assert met(rest) == [None] * 4
+    assert met(rest) == [None, None]
+    assert met(goals.of_thrift("x", {**those, "ballonet": figures(0.1)})) == [None]
+
+
+def test_a_decision_has_a_time_and_a_growth(goals):
+    """Five milliseconds for 1000 guests, and n log n from 100 to 10000 with a third for noise."""
+    ms = {"ballonet": {100: 0.4, 1000: 4.9, 10_000: 100.0}, "qmemman": {100: 0.1, 1000: 1.0, 10_000: 10.0}}
+    assert met(goals.of_decisions(ms)) == [True, True]
+    assert met(goals.of_decisions({**ms, "ballonet": {100: 0.4, 1000: 5.1, 10_000: 110.0}})) == [False, False]
 
 
 def test_density_has_its_goal_and_the_storm_none(goals):

@@ -19,7 +19,8 @@ import pytest
 
 from ballonet_host_coord.config import DEMAND_KEYS, GUEST_KEYS, HOST_KEYS, TomlSettings
 
-from .readme import BY_HAND, COORDINATOR, ROOT, commands, lines, qemu_options, section, settings_example
+from .host_coord.simulate.recorded import write_recording
+from .readme import BY_HAND, COORDINATOR, ROOT, SIMULATE, commands, lines, qemu_options, section, settings_example
 
 BIN = Path(sys.executable).parent
 # Debian 12 packages that the README installs. Each was looked up there; a new one wants the same.
@@ -143,6 +144,18 @@ def test_every_setting_is_named() -> None:
     rows = re.findall(r"^\| (`.*?) \|", section(BY_HAND), re.MULTILINE)
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert named == set(HOST_KEYS) | set(DEMAND_KEYS) | set(GUEST_KEYS)
+
+
+@pytest.mark.parametrize("line", lines(section(SIMULATE)))
+def test_simulations_run_as_they_stand_there(line: str, tmp_path: Path) -> None:
+    """Each ends with a table of what it was asked for, on this host's recording, too."""
+    write_recording(tmp_path / "day.ballonet")
+    program, *words = shlex.split(line, comments=True)
+    done = subprocess.run(
+        [str(BIN / program), *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("ballonet by slider:" if "--slider" in words else "oracle") in done.stdout
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def measure(findings: Findings, quick: bool) -> None:
         turns = max(5, 1000 // count) if quick else max(100, 10_000 // count)
         deciding, stepping, commands = [], [], 0
         ledger = Ledger()
-        for snapshot in _turns(count, turns, ledger):
+        for snapshot in turns_of(count, turns, ledger):
             began = time.perf_counter()
             decision = one_iteration(snapshot)
             decided = time.perf_counter()
@@ -50,7 +50,7 @@ def measure(findings: Findings, quick: bool) -> None:
         findings.add(NAME, f"commands per turn, {count} guests", "count", [commands / turns])
 
 
-def _turns(count: int, turns: int, ledger: Ledger) -> Iterator[Snapshot]:
+def turns_of(count: int, turns: int, ledger: Ledger) -> Iterator[Snapshot]:
     """A second apart, scarce: a third of the guests short, a third idle, a third as they should be; roles rotate."""
     for index in range(count):
         ledger.began_boot(f"g{index}", 1, 512 * MIB, adopted=True)

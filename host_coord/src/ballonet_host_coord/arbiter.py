@@ -41,6 +41,8 @@ from .model import (
     Snapshot,
     Status,
 )
+from .overdraft import overdrawn_cause
+from .pace import TOLERANCE_KIB
 from .slider import Tuning, tuning
 from .water import Taker, fill
 
@@ -58,8 +60,6 @@ for a next step of demand, and so little that it is moved once."""
 SETTLING = "settling"
 _RUNNING = RunState.RUNNING
 
-TOLERANCE_KIB = 4096
-"""A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
         headroom_kib=host.headroom_kib,
         headroom_free_kib=_headroom_free_kib(snapshot, booked_kib),
         overdrawn_kib=overdrawn_kib,
-        overdrawn_cause=_overdrawn_cause(snapshot) if overdrawn_kib else "",
+        overdrawn_cause=overdrawn_cause(snapshot) if overdrawn_kib else "",
         guests=tuple(decisions),
     )
 
@@ -316,15 +316,19 @@ def _fill_alike(movable: list[_Party], targets: list[int], uppers: list[int], su
     """One more rank on top of `targets`. Where it cannot be met, each gets the same part of what it lacks there, by
     weight: nobody's page cache vanishes while another's is whole, and many balloons give a little at once, which is
     fast. An upper bound that is reached already adds nothing."""
-    if supply_kib - sum(targets) <= len(targets):
+    spare_kib = supply_kib - sum(targets)
+    if spare_kib <= len(targets):
         return targets
-    return fill(
-        supply_kib,
-        [
-            Taker(least, least, max(least, upper), party.weight * max(1, upper - least))
-            for party, least, upper in zip(movable, targets, uppers, strict=True)
-        ],
-    )
+    rooms = [upper - least if upper > least else 0 for least, upper in zip(targets, uppers, strict=True)]
+    lacking_kib = sum(rooms)
+    if lacking_kib <= spare_kib:
+        return [least + room for least, room in zip(targets, rooms, strict=True)]
+    filled = list(targets)
+    takers = [place for place, room in enumerate(rooms) if room]
+    parts = fill(spare_kib, [Taker(0, 0, rooms[place], movable[place].weight * rooms[place]) for place in takers])
+    for place, part in zip(takers, parts, strict=True):
+        filled[place] += part
+    return filled
 
 
 def _starved_first(movable: list[_Party], held: list[int], targets: list[int]) -> list[int]:
@@ -429,27 +433,3 @@ def _headroom_free_kib(snapshot: Snapshot, booked_kib: int) -> int:
     if snapshot.host.facts is not None:
         free_kib = min(free_kib, snapshot.host.facts.available_kib)
     return max(0, min(snapshot.host.headroom_kib, free_kib))
-
-
-def _overdrawn_cause(snapshot: Snapshot) -> str:
-    """The acts that were not ours and that explain an excess, the largest first."""
-    causes: list[tuple[int, str]] = []
-    for guest in snapshot.guests:
-        if guest.forced:
-            causes.append((guest.booking.assigned_kib, f"{guest.name} was released beyond the budget by the operator"))
-            continue
-        over_kib = guest.booking.assigned_kib - (guest.hypervisor_target_kib or guest.settings.startup_kib)
-        if over_kib <= TOLERANCE_KIB:
-            continue
-        if not guest.vm.ram_kib:
-            causes.append((over_kib, f"{guest.name} does not answer and is booked with its maximum"))
-        elif guest.booking.claimed:
-            causes.append((over_kib, f"{guest.name} has booted and its balloon has not answered yet"))
-        elif guest.residency is not None and guest.residency.resident_kib >= guest.booking.assigned_kib:
-            causes.append((over_kib, f"{guest.name} resides above its balloon's size"))
-        elif guest.hypervisor_target_kib is not None:
-            causes.append((over_kib, f"{guest.name} took {mib(over_kib)} back or has not given it yet"))
-        else:
-            causes.append((over_kib, f"{guest.name} was found at {mib(guest.booking.assigned_kib)}"))
-    causes.sort(reverse=True)
-    return "; ".join(text for _, text in causes) or "the budget is smaller than what the guests hold"

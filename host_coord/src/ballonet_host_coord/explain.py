@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from .arbiter import TOLERANCE_KIB, enter, one_iteration
+from .arbiter import enter, one_iteration
 from .host_state import effective_slider
 from .model import Decision, GuestDecision, GuestSnapshot, HostState, Phase, Rule, Snapshot
+from .pace import TOLERANCE_KIB
 from .snapshot import decision_to_json
 from .what_if import Change, what_if
 

@@ -171,7 +171,7 @@ class Ledger:
         """One round: follow what is under way, free, then allocate within the room that the books show."""
         now_s = snapshot.now_s
         commands: list[Command] = []
-        decided = {guest.name: guest for guest in decision.guests}
+        decided = {choice.name: choice for choice in decision.guests}
         room_kib = snapshot.host.budget_kib - snapshot.booked_kib
         if any(guest.unseen for guest in snapshot.guests):
             room_kib = min(room_kib, 0)  # what nobody has looked at is not booked yet, and may be large
@@ -183,16 +183,17 @@ class Ledger:
         }
         needed = _is_needed(snapshot, room_kib)
         for guest in snapshot.guests:
-            move = self._moves.get(guest.name)
+            name = guest.settings.name
+            move = self._moves.get(name)
             if move is None or guest.vm.run_state is not RunState.RUNNING:
                 continue
-            choice = decided[guest.name]
+            choice = decided[name]
             order = self._follow(guest, move, choice.floor_kib, room_kib, now_s)
             if order is not None:
                 room_kib -= max(0, booked_at_kib(guest, order.target_kib) - guest.booking.assigned_kib)
                 commands += self._told(guest, move, order)
             elif not guest.booking.claimed:
-                scarce = needed or len(short) > (guest.settings.name in short)
+                scarce = needed or len(short) > (name in short)
                 command = self._free(guest, choice, move, now_s, scarce)
                 if command is not None:
                     commands.append(command)
@@ -206,10 +207,14 @@ class Ledger:
     ) -> SetTarget | None:
         """Notice objections, arrival, progress, standstill, and what was done to the balloon by others."""
         actual_kib = guest.vm.actual_kib
-        least_kib = max(actual_kib, min(floor_kib, affordable_kib(guest, room_kib)))
         move.taken_back_kib = move.lowered_kib = 0
         if move.target_kib is None or guest.booking.claimed:
             return None
+        at_target = abs(actual_kib - move.target_kib) <= ARRIVED_KIB
+        if at_target and not move.stepped_s and move.stuck_since_s is None:
+            move.rest_at(actual_kib)
+            return None
+        least_kib = max(actual_kib, min(floor_kib, affordable_kib(guest, room_kib)))
         if move.stepped_s and not move.arrived:
             move.squeezed_s = now_s
         wish = _standing_wish(guest, move)
@@ -222,7 +227,7 @@ class Ledger:
         moved_kib = actual_kib - move.stuck_at_kib if move.stuck_growing else move.stuck_at_kib - actual_kib
         if move.stuck_since_s is not None and moved_kib > ARRIVED_KIB:
             move.stuck_since_s = None
-        if abs(actual_kib - move.target_kib) <= ARRIVED_KIB:
+        if at_target:
             move.rest_at(actual_kib)
             return None
         if not move.arrived:

@@ -1,9 +1,13 @@
-"""How long the books have been overdrawn, and when somebody must look (I1: it ends, or raises an alarm). Pure.
+"""Why the books are overdrawn, for how long, and when somebody must look (I1: it ends, or raises an alarm). Pure.
 
 What flickers is not over: an overdraft ends when the books were balanced for `CALM_S`, and its time adds up until then.
 """
 
 from __future__ import annotations
+
+from .decision import mib
+from .model import Snapshot
+from .pace import TOLERANCE_KIB
 
 ALARM_S = 60.0
 """An excess that lasts a minute is not a boot any more: somebody must look."""
@@ -46,3 +50,27 @@ class OverdraftWatch:
         news = not self.alarm
         self.alarm = f"overdrawn for {self.overdrawn_s:.0f} s {by}"
         return self.alarm if news else ""
+
+
+def overdrawn_cause(snapshot: Snapshot) -> str:
+    """The acts that were not ours and that explain an excess, the largest first."""
+    causes: list[tuple[int, str]] = []
+    for guest in snapshot.guests:
+        if guest.forced:
+            causes.append((guest.booking.assigned_kib, f"{guest.name} was released beyond the budget by the operator"))
+            continue
+        over_kib = guest.booking.assigned_kib - (guest.hypervisor_target_kib or guest.settings.startup_kib)
+        if over_kib <= TOLERANCE_KIB:
+            continue
+        if not guest.vm.ram_kib:
+            causes.append((over_kib, f"{guest.name} does not answer and is booked with its maximum"))
+        elif guest.booking.claimed:
+            causes.append((over_kib, f"{guest.name} has booted and its balloon has not answered yet"))
+        elif guest.residency is not None and guest.residency.resident_kib >= guest.booking.assigned_kib:
+            causes.append((over_kib, f"{guest.name} resides above its balloon's size"))
+        elif guest.hypervisor_target_kib is not None:
+            causes.append((over_kib, f"{guest.name} took {mib(over_kib)} back or has not given it yet"))
+        else:
+            causes.append((over_kib, f"{guest.name} was found at {mib(guest.booking.assigned_kib)}"))
+    causes.sort(reverse=True)
+    return "; ".join(text for _, text in causes) or "the budget is smaller than what the guests hold"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .model import GuestSnapshot, LinkState
 
+TOLERANCE_KIB = 4096
+"""A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
+
 WORTHWHILE_LEAST_KIB = 16384
 WORTHWHILE_RATIO = 0.03
 """A move below 16 MiB or 3 % of the guest is not worth a command (I6); memory that somebody lacks always is."""

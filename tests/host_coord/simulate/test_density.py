@@ -37,6 +37,15 @@ def test_the_answer_keeps_the_limit_and_the_next_does_not(fits):
     assert found.vm_count == 60 or found.tried[found.vm_count + 1] > LIMIT_RATIO
 
 
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 20))
+def test_a_near_beginning_and_less_exactness_save_runs(edge, begin, within):
+    """The answer keeps the limit and is less than `within` below the edge; from the edge itself it takes few runs."""
+    found = density(lambda count: float(count > edge), 100, 400, begin=begin, step=2, within=within)
+    assert edge - within < found.vm_count <= edge
+    near = density(lambda count: float(count > edge), 100, 400, begin=edge, step=2, within=within)
+    assert len(near.tried) <= 3
+
+
 def test_the_limit_itself_is_kept():
     """At most 0.01 % means that 0.01 % fits."""
     assert density(lambda count: LIMIT_RATIO, 3, 7).vm_count == 7

@@ -18,6 +18,18 @@ from .houses import GIB, GIVE, RECLAIM, Script, brute, guest, houses, trace
 DAY_S = 86400.0
 
 
+def test_a_minimum_that_somebody_set_is_the_floor():
+    """It counts in place of the table's, below it and above it, and never beyond what is provisioned."""
+    for minimum_kib, floor_kib in ((None, 744 << 10), (GIB // 8, GIB // 8), (5 * GIB, 5 * GIB), (9 * GIB, 8 * GIB)):
+        traces = trace("a", (0.0, 0), (50.0, 6 * GIB), provisioned_kib=8 * GIB)
+        policy, seen = Script({1.0: {}}), []
+        policy.turn = lambda now_s, vms, seen=seen: seen.append((vms[0].minimum_kib, vms[0].demand_kib)) or {}
+        run([Guest(traces, minimum_kib=minimum_kib)], policy, 16 * GIB)
+        assert seen == [(floor_kib, floor_kib)]
+        minimums_kib = {} if minimum_kib is None else {"a": minimum_kib}
+        assert oracle_kib([traces], minimums_kib) == max(6 * GIB, floor_kib)
+
+
 def vm_days(guests):
     return sum(one.trace.end_s - one.trace.start_s for one in guests) / DAY_S
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 from ballonet_host_coord.simulate import plots
 from ballonet_host_coord.simulate.plots import LABEL_GAP, PlotError, frontier, over_time, slider_curve
 from ballonet_host_coord.simulate.report import Report
-from ballonet_host_coord.simulate.runs import Budget, Job, Outcome, Source, work
+from ballonet_host_coord.simulate.runs import Budget, Job, Outcome, work
+from ballonet_host_coord.simulate.sources import Source
 
 NAMES = ("ballonet", "lazy", "static", "oracle")
 
 
 @pytest.fixture
 def outcomes(engine) -> list[Outcome]:
-    return [work(Job(Source(Path("a/b")), name, Budget(times=1.05), points=60)) for name in NAMES]
+    source = Source(mix="servers", vm_count=2, to_h=1.0)
+    return [work(Job(source, name, Budget(times=1.05), points=60)) for name in NAMES]
 
 
 def report_of(outcomes: list[Outcome], times=1.05, slider=50) -> Report:
@@ -82,6 +85,14 @@ def test_labels_keep_apart_and_in_order(heights):
     for low, high in pairwise(placed):
         assert high - low >= LABEL_GAP - 1e-9
     assert sum(placed) == pytest.approx(sum(heights))
+
+
+def test_the_cache_is_drawn_where_it_is_known(tmp_path, outcomes):
+    """A slider's curve has what page cache misses, of data that tell it, and no axis for it of others."""
+    known = replace(outcomes[0], figures={**outcomes[0].figures, "cache_deficit_ratio": 0.1})
+    for those, is_drawn in (([known], True), (outcomes[:1], False)):
+        slider_curve(tmp_path / "a.svg", [report_of(those, slider=s) for s in (0, 100)], "ballonet")
+        assert ("page cache missed" in (tmp_path / "a.svg").read_text()) == is_drawn
 
 
 def test_what_is_apart_stays_where_it_is():

@@ -17,15 +17,16 @@ from tests.host_coord.builders import (
 )
 from tests.host_coord.world import LEAST_KIB, OVERHEAD_KIB, Character, World
 
-from ballonet_host_coord.model import RunState, Snapshot
-from ballonet_host_coord.simulate.recording import RecordedHost, Use, recorded_host
+from ballonet_host_coord.model import Booking, RunState, Snapshot
+from ballonet_host_coord.simulate.recording import RecordedHost, Use, overhead_kib, recorded_host, simulated_guests
 
 WALL_S = 1.7e9
 
 
 def guest_using(name: str, use_mib: int, cached_mib: int | None = None):
     report = make_report(file_kib=None if cached_mib is None else cached_mib * MIB)
-    return make_guest(name, demand=make_demand(use_mib * MIB), report=report)
+    booking = Booking(512 * MIB, OVERHEAD_KIB, claimed=False)
+    return make_guest(name, demand=make_demand(use_mib * MIB), report=report, booking=booking)
 
 
 def absent(name: str):
@@ -130,3 +131,19 @@ def test_no_turns_are_an_error() -> None:
     """An empty recording is said to be one."""
     with pytest.raises(ValueError, match="no turn"):
         recorded_host([])
+
+
+def test_each_stay_is_a_machine_of_its_own() -> None:
+    """A guest that comes again has a new name, begins with what held then, and overheads add up only while together."""
+    alpha, beta, more = guest_using("alpha", 300), guest_using("beta", 200), guest_using("alpha", 400)
+    host = host_of(
+        (0, 0, [alpha]), (1, 1, [alpha, beta]), (2, 2, [absent("alpha"), beta]), (3, 3, [alpha]), (4, 4, [more]),
+        (5, 5, [more]),
+    )  # fmt: skip
+    machines = simulated_guests(host)
+    assert [(guest.trace.name, guest.trace.start_s, guest.trace.end_s) for guest in machines] == [
+        ("alpha", 0.0, 2.0), ("alpha#2", 3.0, 5.0), ("beta", 1.0, 3.0),
+    ]  # fmt: skip
+    assert [(step.t_s, step.used_kib // MIB) for step in machines[1].trace.steps] == [(3.0, 300), (4.0, 400)]
+    assert overhead_kib(host) == 2 * OVERHEAD_KIB
+    assert overhead_kib(replace(host, guests=host.guests[:1])) == OVERHEAD_KIB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet_host_coord.simulate.report import FIGURES, GIB, Report, curve, frontier
+from ballonet_host_coord.simulate.report import FIGURES, GIB, Report, curve, frontier, others
 
 FULL = {
     "unmet_ratio": 0.00123, "shortage_vm_seconds": 77.0, "episodes_per_vm_day": 1.5, "deepest_shortage_kib": 2048.0,
@@ -67,6 +67,19 @@ def test_a_curve_has_a_line_for_each_position():
     """The slider's positions stand in the first column, in their order."""
     lines = curve([a_report(slider=slider) for slider in (0, 50, 100)], "ballonet", 120).splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["0", "50", "100"]
+
+
+def test_a_curve_has_no_column_without_data():
+    """As in the table, what no run knows is left out."""
+    assert "deficit" not in curve([a_report(cache_deficit_ratio=None)], "ballonet", 120)
+    assert "deficit" in curve([a_report()], "ballonet", 120)
+
+
+def test_others_stand_once_beside_a_curve():
+    """Whom the slider means nothing has one line, and without anybody there is no table."""
+    (text,) = others([a_report(slider=slider) for slider in (0, 50, 100)], ["a-long-name-of-a-peer"], 120)
+    assert text.count("a-long-name-of-a-peer") == 1
+    assert others([a_report()], [], 120) == []
 
 
 def test_a_frontier_has_a_column_for_each_budget():

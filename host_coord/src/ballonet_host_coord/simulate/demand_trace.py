@@ -7,7 +7,7 @@ used above it is clipped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from heapq import merge
@@ -48,7 +48,11 @@ class Step(NamedTuple):
     @property
     def demand_kib(self) -> int:
         """What is scored: max(used, floor), never above provisioned."""
-        return min(self.provisioned_kib, max(self.used_kib, floor_kib(self.provisioned_kib)))
+        return self.demand_over_kib(floor_kib(self.provisioned_kib))
+
+    def demand_over_kib(self, minimum_kib: int) -> int:
+        """The same with a floor that somebody has set."""
+        return min(self.provisioned_kib, max(self.used_kib, minimum_kib))
 
 
 class Sample(NamedTuple):
@@ -149,11 +153,15 @@ def window(traces: Iterable[DemandTrace], start_s: float, end_s: float) -> list[
     return cut
 
 
-def oracle_kib(traces: Iterable[DemandTrace]) -> int:
-    """The largest sum of demand at any time: what a host needs that moves memory at once and keeps none in reserve."""
+def oracle_kib(traces: Iterable[DemandTrace], minimums_kib: Mapping[str, int] | None = None) -> int:
+    """The largest sum of demand at any time: what a host needs that moves memory at once and keeps none in reserve.
+
+    `minimums_kib`: by name, the floors that somebody has set.
+    """
+    minimums_kib = minimums_kib or {}
     peak_kib = sum_kib = 0
     now_s = float("-inf")
-    for t_s, change_kib in merge(*(_changes(trace) for trace in traces)):
+    for t_s, change_kib in merge(*(_changes(trace, minimums_kib.get(trace.name)) for trace in traces)):
         if t_s > now_s:
             peak_kib = max(peak_kib, sum_kib)
             now_s = t_s
@@ -161,10 +169,10 @@ def oracle_kib(traces: Iterable[DemandTrace]) -> int:
     return max(peak_kib, sum_kib)
 
 
-def _changes(trace: DemandTrace) -> Iterable[tuple[float, int]]:
+def _changes(trace: DemandTrace, minimum_kib: int | None) -> Iterable[tuple[float, int]]:
     last_kib = 0
     for step in trace.steps:
-        demand_kib = step.demand_kib
+        demand_kib = step.demand_kib if minimum_kib is None else step.demand_over_kib(minimum_kib)
         yield step.t_s, demand_kib - last_kib
         last_kib = demand_kib
     yield trace.end_s, -last_kib

@@ -38,11 +38,13 @@ def fixed_count(peaks_kib: Sequence[int], host_kib: int) -> int:
 
 
 def density(
-    unmet_ratio: Callable[[int], float], fixed: int, most: int, limit_ratio: float = LIMIT_RATIO
-) -> Density:
+    unmet_ratio: Callable[[int], float], fixed: int, most: int, limit_ratio: float = LIMIT_RATIO, *,
+    begin: int | None = None, step: int | None = None, within: int = 1,
+) -> Density:  # fmt: skip
     """The largest count up to `most` at which `unmet_ratio(count)` is within the limit; 0 when none is.
 
-    It begins at `fixed`, from where steps double in the direction that the answers show, and ends between neighbours.
+    It begins at `begin` (`fixed` unless said), from where steps double in the direction that the answers show, and ends
+    between two that are `within` apart.
     """
     tried: dict[int, float] = {}
 
@@ -52,14 +54,14 @@ def density(
         return tried[count] <= limit_ratio
 
     good, bad = 0, most + 1
-    at, step = max(1, min(fixed, most)), max(1, fixed // 8)
+    at, step = max(1, min(fixed if begin is None else begin, most)), max(1, step or fixed // 8)
     while good < at < bad:
         if fits(at):
             good, at = at, min(at + step, most)
         else:
             bad, at = at, max(at - step, 1)
         step *= 2
-    while bad - good > 1:
+    while bad - good > max(1, within):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     return Density(good, fixed, dict(sorted(tried.items())))

@@ -246,7 +246,8 @@ class _Engine:
         vm.used_kib, vm.cached_kib = used_kib, cached_kib
         if provisioned_kib != vm.maximum_kib:
             vm.maximum_kib = provisioned_kib
-            vm.minimum_kib = floor_kib(provisioned_kib)
+            minimum_kib = self._guests[index].minimum_kib
+            vm.minimum_kib = floor_kib(provisioned_kib) if minimum_kib is None else min(minimum_kib, provisioned_kib)
             vm.target_kib = min(vm.target_kib, provisioned_kib)
         vm.demand_kib = max(used_kib, vm.minimum_kib)
         self._show(vm, self._moods.get(index))
@@ -258,7 +259,7 @@ class _Engine:
 
     def _vm_of(self, index: int, step: Step) -> Vm:
         guest = self._guests[index]
-        vm = Vm(guest.trace.name, 0, 0, weight=guest.weight, least_kib=guest.least_kib)
+        vm = Vm(guest.trace.name, 0, 0, guest.weight, guest.buffer_percent, least_kib=guest.least_kib)
         self._step(vm, index, step)
         mood = self._moods.get(index)
         if mood is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .demand_trace import DemandTrace
+from .vm import BUFFER_PERCENT
 
 
 class Mood(NamedTuple):
@@ -33,3 +34,6 @@ class Guest:
     least_kib: int = 0
     """Its balloon takes nothing below this."""
     weight: int = 5000
+    minimum_kib: int | None = None
+    """The floor of its size where somebody has set one; None: hv_balloon's table."""
+    buffer_percent: int = BUFFER_PERCENT

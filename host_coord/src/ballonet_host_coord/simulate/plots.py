@@ -12,8 +12,10 @@ from math import ceil, floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .policies.registry import OURS
 from .report import GIB, Figures, Report
-from .runs import HOUR_S, Outcome
+from .runs import Outcome
+from .sources import HOUR_S
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 ENDINGS = (".svg", ".png")
 NEEDS = "pictures need matplotlib: the Debian package python3-matplotlib, or the extra `plot` with pip"
-OURS = "ballonet"
 # One strong colour for ours, one for the bound, greys for the rest: what to look at is not a matter of a legend.
 INK, OURS_COLOR, ORACLE_COLOR, SHORT_COLOR, MUTED = "#22303c", "#0b6e99", "#5a8f29", "#c8321e", "#8b959e"
 # Where zero stands on a logarithmic axis: a decade below the least that is not zero, or here where all are.
@@ -29,6 +30,7 @@ FLOOR_PERCENT = 1e-6
 KEY_OF_LINES = "black: demand   coloured: held   dashed: budget   red: somebody is short"
 LABEL_GAP = 0.034   # of the axis' height, between two labels at the right
 DPI = 150
+TITLE_INCHES = 0.6   # two lines
 STYLE: Any = {
     "svg.hashsalt": "ballonet",
     "svg.fonttype": "none",
@@ -64,7 +66,8 @@ def ensure(path: Path) -> None:
 
 def over_time(path: Path, report: Report, outcomes: Sequence[Outcome]) -> None:
     """A panel for each policy: demand, what was held, the budget, shortages; and a bar of its unmet demand."""
-    with _figure(path, (11, 1.2 + 1.75 * len(outcomes)), "tight") as figure:
+    height = 1.2 + 1.75 * len(outcomes)
+    with _figure(path, (11, height), "tight") as figure:
         grid = figure.subplots(len(outcomes), 2, squeeze=False, width_ratios=(4.2, 1), sharex="col")
         budget_gib = report.budget_kib / GIB
         for row, ((axes, bar), outcome) in enumerate(zip(grid, outcomes, strict=True)):
@@ -90,8 +93,11 @@ def over_time(path: Path, report: Report, outcomes: Sequence[Outcome]) -> None:
         figure.suptitle(
             f"{_best(report)}\n{report.source}; budget {budget_gib:.1f} GiB ="
             f" {report.budget_kib / report.oracle_kib:.2f} x oracle",
-            x=0.01, ha="left", fontsize=12,
-        )  # fmt: skip
+            x=0.01, y=1 - TITLE_INCHES / 8 / height, ha="left", va="top", fontsize=12,
+        ).set_in_layout(False)  # fmt: skip
+        # The title has the same room above few panels and above many.
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, 0, 1, 1 - TITLE_INCHES / height))
 
 
 def frontier(path: Path, reports: Sequence[Report]) -> None:
@@ -125,7 +131,8 @@ def frontier(path: Path, reports: Sequence[Report]) -> None:
 def slider_curve(
     path: Path, reports: Sequence[Report], policy: str, densities: Mapping[int, float] | None = None
 ) -> None:
-    """What the slider trades: memory held above, what machines lack below, on one axis."""
+    """What the slider trades, on one axis: above, memory held and what the page cache misses, or how many machines fit;
+    below, what machines lack."""
     with _figure(path, (9, 6.4)) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         places = [report.slider for report in reports]
@@ -136,6 +143,9 @@ def slider_curve(
         upper.set_ylim(0, max(held) * 1.15)
         if densities:
             _second(upper, list(densities), list(densities.values()), "machines per fixed size", ORACLE_COLOR)
+        elif all(figure_["cache_deficit_ratio"] is not None for figure_ in figures):
+            missed = [(figure_["cache_deficit_ratio"] or 0.0) * 100 for figure_ in figures]
+            _second(upper, places, missed, "page cache missed, %", ORACLE_COLOR)
         zero = _zero(map(_exact_percent, figures))
         unmet = [max(_exact_percent(figure_), zero) for figure_ in figures]
         lower.plot(places, unmet, color=SHORT_COLOR, linewidth=2.2, marker="o", markersize=4)
@@ -147,11 +157,11 @@ def slider_curve(
         lower.set_ylabel("unmet demand, %", color=SHORT_COLOR)
         episodes = [figure_["episodes_per_vm_day"] or 0.0 for figure_ in figures]
         _second(lower, places, episodes, "shortages > 2 s per VM-day", INK)
-        lower.set_xlabel("slider: 0 density, 100 performance")
+        lower.set_xlabel("slider: 0 performance, 100 density")
         lower.set_xlim(min(places) - 2, max(places) + 2)
         first, last = held[0], held[-1]
         said = f"From {places[0]} to {places[-1]} the slider holds {first:.1f} to {last:.1f} GiB"
-        figure.suptitle(f"{said}\n{policy} on {reports[0].source}", x=0.01, ha="left", fontsize=12)
+        figure.suptitle(f"{said}\n{policy} on {reports[0].title}", x=0.01, ha="left", fontsize=12)
 
 
 @contextmanager
@@ -196,7 +206,7 @@ def _second(axes: Axes, places: Sequence[float], values: Sequence[float], label:
     other: Any = axes.twinx()
     other.plot(places, values, color=color, linewidth=1.4, linestyle=(0, (4, 2)))
     other.set_ylabel(label, color=color)
-    other.set_ylim(0, max(max(values), 1e-9) * 1.15)
+    other.set_ylim(0, max(values) * 1.15 or 1.0)
     other.spines["right"].set_visible(True)
 
 

@@ -8,14 +8,21 @@ too.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 from ballonet_host_coord.model import GuestSnapshot, RunState, Snapshot
 
+from .demand_trace import DemandTrace, Step, trace_of
+from .guest import Guest
+
 STEP_MOST_S = 10.0
 """A coordinator that runs takes a turn each second; a new one begins at a random time of its own clock."""
+AGAIN = "#"
+"""Between the name and the number of a guest that comes again: alpha, alpha#2."""
 GONE = (RunState.ABSENT, RunState.SHUTDOWN, RunState.PRELAUNCH)
 
 
@@ -53,6 +60,7 @@ class RecordedHost:
 
     budget_kib: int
     headroom_kib: int
+    slider: int
     end_s: float
     guests: tuple[RecordedGuest, ...]
     """By first appearance. Guests that never reported are left out: nobody knows what they needed."""
@@ -122,9 +130,44 @@ def recorded_host(turns: Iterable[tuple[float, Snapshot]]) -> RecordedHost:
     return RecordedHost(
         budget_kib=last.host.budget_kib,
         headroom_kib=last.host.headroom_kib,
+        slider=last.host.slider,
         end_s=t_s,
         guests=tuple(course.recorded() for course in courses.values() if course.present),
     )
+
+
+def simulated_guests(host: RecordedHost) -> list[Guest]:
+    """The recorded guests with their own settings; each time that one was there is a machine of its own."""
+    return [
+        Guest(
+            _trace_of(guest, name, from_s, to_s), weight=guest.weight, minimum_kib=guest.minimum_kib,
+            buffer_percent=guest.buffer_percent,
+        )
+        for guest in host.guests
+        for number, (from_s, to_s) in enumerate(guest.present, 1)
+        for name in [guest.name if number == 1 else f"{guest.name}{AGAIN}{number}"]
+    ]  # fmt: skip
+
+
+def overhead_kib(host: RecordedHost) -> int:
+    """The most that QEMU itself had booked for guests that were there at the same time."""
+    changes = sorted(
+        (t_s, change_kib)
+        for guest in host.guests
+        for from_s, to_s in guest.present
+        for t_s, change_kib in ((from_s, guest.overhead_kib), (to_s, -guest.overhead_kib))
+    )
+    return max(accumulate((change_kib for _, change_kib in changes), initial=0))
+
+
+def _trace_of(guest: RecordedGuest, name: str, from_s: float, to_s: float) -> DemandTrace:
+    first = max(0, bisect_right(guest.uses, from_s, key=lambda use: use.t_s) - 1)
+    after = bisect_left(guest.uses, to_s, key=lambda use: use.t_s)
+    steps = (
+        Step(max(from_s, use.t_s), use.used_kib, use.cached_kib, guest.provisioned_kib)
+        for use in guest.uses[first:after]
+    )
+    return trace_of(name, steps, to_s)
 
 
 def _passed_s(own_s: float, wall_s: float) -> float:

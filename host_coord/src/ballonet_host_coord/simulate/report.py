@@ -53,16 +53,19 @@ class Report:
     seed: int
     policies: Mapping[str, Figures]
 
+    @property
+    def title(self) -> str:
+        """What every run of it has in common, wherever the slider stands."""
+        times = self.budget_kib / self.oracle_kib if self.oracle_kib else 0.0
+        return (
+            f"{self.source}: budget {self.budget_kib / GIB:.1f} GiB = {times:.2f} x oracle"
+            f" ({self.oracle_kib / GIB:.1f} GiB), seed {self.seed}"
+        )
+
     def to_text(self, width: int) -> str:
         """At most `width` wide; what does not fit is left out, and a line says what."""
-        times = self.budget_kib / self.oracle_kib if self.oracle_kib else 0.0
-        title = (
-            f"{self.source}: budget {self.budget_kib / GIB:.1f} GiB = {times:.2f} x oracle"
-            f" ({self.oracle_kib / GIB:.1f} GiB), slider {self.slider}, seed {self.seed}"
-        )
-        has_cache = any(figures.get("cache_deficit_ratio") is not None for figures in self.policies.values())
-        columns = [column for column in COLUMNS if has_cache or column.key != "cache_deficit_ratio"]
-        return "\n".join([*wrapped(title, width), *table("policy", self.policies, columns, width)])
+        title = f"{self.title}, slider {self.slider}"
+        return "\n".join([*wrapped(title, width), *table("policy", self.policies, known(self.policies), width)])
 
     def to_json(self) -> dict[str, Any]:
         """For programs: sizes in KiB, ratios as ratios."""
@@ -76,6 +79,12 @@ class Report:
                 name: {key: figures[key] for key in FIGURES} for name, figures in self.policies.items()
             },
         }
+
+
+def known(rows: Mapping[str, Figures]) -> list[Column]:
+    """The columns of which there are data: many traces do not tell the cache."""
+    has_cache = any(figures.get("cache_deficit_ratio") is not None for figures in rows.values())
+    return [column for column in COLUMNS if has_cache or column.key != "cache_deficit_ratio"]
 
 
 def table(first: str, rows: Mapping[str, Figures], columns: Sequence[Column], width: int) -> list[str]:
@@ -103,9 +112,15 @@ def table(first: str, rows: Mapping[str, Figures], columns: Sequence[Column], wi
 
 
 def curve(reports: Sequence[Report], policy: str, width: int) -> str:
-    """The slider's curve of one policy, a line for each position."""
+    """The slider's curve of one policy, a line for each place."""
     rows = {str(report.slider): report.policies[policy] for report in reports}
-    return "\n".join([f"{policy} by slider:", *table("slider", rows, COLUMNS, width)])
+    return "\n".join([f"{policy} by slider:", *table("slider", rows, known(rows), width)])
+
+
+def others(reports: Sequence[Report], policies: Sequence[str], width: int) -> list[str]:
+    """Beside a curve: the policies to which the slider means nothing, a line for each. Nothing for none."""
+    rows = {name: reports[0].policies[name] for name in policies}
+    return ["\n".join(["at every place of the slider:", *table("policy", rows, known(rows), width)])] if rows else []
 
 
 def frontier(reports: Sequence[Report], width: int) -> str:

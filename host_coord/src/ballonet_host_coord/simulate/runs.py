@@ -1,70 +1,45 @@
 """Runs of policies on demand, one after the other or in processes of their own: a shell module.
 
 A job says where its demand comes from instead of carrying it, so that it is small whatever the demand is, and a
-fresh process (`spawn`) loads it once.
+fresh process (`spawn`) loads it once. What the slider means nothing to is run once for all of its places.
 """
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import inf
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from . import joined
-from .course import Course
-from .joined import Machine, Points
-from .mixes import MIXES
+from ballonet_host_coord.slider import DEFAULT_SLIDER
 
-HOUR_S = 3600.0
-DAY_H = 24.0
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where demand comes from, and which part of it: a trace file or a generated mix.
-
-    `shift_s`: the machine with number n starts n times that earlier. `together`: all start at 0.
-    """
-
-    trace: Path | None = None
-    select: str = "*"
-    mix: str = ""
-    vm_count: int | None = None
-    seed: int = 0
-    from_h: float = 0.0
-    to_h: float = inf
-    shift_s: float = 0.0
-    together: bool = False
-
-    def __str__(self) -> str:
-        what = self.mix or "/".join(self.trace.parts[-2:] if self.trace else ())
-        words = [what if self.select == "*" else f"{what}, {self.select}"]
-        if self.vm_count:
-            words.append(f"{self.vm_count} VMs")
-        if self.from_h or self.to_h < inf:
-            words.append(f"hours {self.from_h:g} to {'the end' if self.to_h == inf else format(self.to_h, 'g')}")
-        if self.shift_s:
-            words.append(f"each {self.shift_s:g} s earlier")
-        if self.together:
-            words.append("started together")
-        return ", ".join(words)
+from . import engine, sources
+from .engine import Point
+from .guest import Guest
+from .policies import registry
+from .sources import House, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the host has: a size, or a multiple of what the oracle needs."""
+    """What the host has: a multiple of what the oracle needs, a size, or, with neither, what was recorded.
+
+    A size of a recorded host is its setting `budget`, QEMU's own memory included; what guests get is without.
+    """
 
     times: float = 0.0
     kib: int = 0
 
-    def of(self, oracle_kib: int) -> int:
-        return self.kib or round(oracle_kib * self.times)
+    def of(self, house: House) -> int:
+        """For the guests, KiB. Raises ValueError where that is nothing."""
+        if self.times:
+            return round(house.oracle_kib * self.times)
+        budget_kib = (self.kib or house.budget_kib) - house.overhead_kib
+        if budget_kib <= 0:
+            raise ValueError("the budget leaves nothing for guests")
+        return budget_kib
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +49,7 @@ class Job:
     source: Source
     policy: str
     budget: Budget
-    slider: int = 50
+    slider: int = DEFAULT_SLIDER
     points: int = 0
 
 
@@ -86,65 +61,46 @@ class Outcome:
     oracle_kib: int
     budget_kib: int
     figures: Mapping[str, float | None]
-    points: Points
+    points: list[Point]
 
 
-def courses_of(source: Source) -> list[Course]:
-    """The generated demand that a source names, not windowed."""
-    last_h = source.to_h if source.to_h < inf else DAY_H
-    return MIXES[source.mix](source.vm_count or 1, source.seed, last_h * HOUR_S)
-
-
-def load(source: Source) -> list[Machine]:
-    """The demand that a source names. Raises ValueError for a file that is no trace or has nothing left, OSError."""
-    if source.trace is not None:
-        machines = joined.read(source.trace, source.select)[: source.vm_count]
-    else:
-        machines = joined.machines_of(courses_of(source))
-    if source.shift_s:
-        machines = joined.shifted(machines, [-number * source.shift_s for number in range(len(machines))])
-    if source.together:
-        machines = joined.together(machines)
-    if source.from_h or source.to_h < inf:
-        machines = joined.window(machines, source.from_h * HOUR_S, source.to_h * HOUR_S)
-    if not machines:
-        raise ValueError(f"{source}: no machine exists then")
-    return machines
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(source: Source) -> tuple[list[Machine], int]:
-    machines = load(source)
-    return machines, joined.oracle_kib(machines)
-
-
-def run(
-    policy: str, courses: Sequence[Course], budget_kib: int, slider: int, seed: int
-) -> dict[str, float | None]:
-    """The figures of one policy on generated demand, with the seconds that it took."""
+def score(
+    policy: str, guests: Sequence[Guest], budget_kib: int, slider: int = DEFAULT_SLIDER, points_every_s: float = 0.0,
+    headroom_kib: int | None = None,
+) -> tuple[dict[str, float | None], list[Point]]:  # fmt: skip
+    """One run's figures with the seconds that it took, and the sums over time each `points_every_s` (0: none)."""
+    points: list[Point] | None = [] if points_every_s else None
     began_s = time.perf_counter()
-    figures, _ = joined.score(policy, joined.machines_of(courses), budget_kib, slider, seed)
-    return {**figures, "seconds": round(time.perf_counter() - began_s, 3)}
+    made = registry.make(policy, slider, headroom_kib)
+    figures = engine.run(guests, made, budget_kib, None, points, points_every_s or 1.0)
+    return {**figures.as_json(), "seconds": round(time.perf_counter() - began_s, 3)}, points or []
 
 
 def work(job: Job) -> Outcome:
     """Do one job, in whichever process."""
-    machines, oracle_kib = _loaded(job.source)
-    budget_kib = job.budget.of(oracle_kib)
-    began_s = time.perf_counter()
-    every_s = max(1.0, joined.span_s(machines) / job.points) if job.points else 0.0
-    figures, points = joined.score(job.policy, machines, budget_kib, job.slider, job.source.seed, every_s)
-    took_s = round(time.perf_counter() - began_s, 3)
-    return Outcome(job, oracle_kib, budget_kib, {**figures, "seconds": took_s}, points)
+    house = sources.load(job.source)
+    budget_kib = job.budget.of(house)
+    every_s = max(1.0, house.span_s / job.points) if job.points else 0.0
+    figures, points = score(job.policy, house.guests, budget_kib, job.slider, every_s, house.headroom_kib)
+    return Outcome(job, house.oracle_kib, budget_kib, figures, points)
+
+
+def distinct(jobs: Sequence[Job]) -> list[Job]:
+    """The runs that these jobs take, in their order."""
+    return list(dict.fromkeys(map(_run_of, jobs)))
 
 
 @contextmanager
 def workers(processes: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Fresh processes that know nothing of this one, or None for doing it here. What waits is dropped at an error."""
+    """Fresh processes that know of this one what recordings it has read, or None for doing it here.
+
+    What waits is dropped at an error.
+    """
     if processes < 2:
         yield None
         return
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    fresh = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, fresh, sources.know, (sources.known(),))
     try:
         yield pool
     finally:
@@ -154,22 +110,27 @@ def workers(processes: int) -> Iterator[ProcessPoolExecutor | None]:
 def run_all(
     jobs: Sequence[Job], processes: int, tell: Callable[[Outcome, int], None] | None = None
 ) -> list[Outcome]:
-    """The outcomes in the order of the jobs; `tell` hears of each as it ends, with how many have ended."""
-    outcomes: dict[int, Outcome] = {}
+    """The outcomes in the order of the jobs; `tell` hears of each run as it ends, with how many have ended."""
+    outcomes: dict[Job, Outcome] = {}
+    wanted = distinct(jobs)
 
-    def end(index: int, outcome: Outcome) -> None:
-        outcomes[index] = outcome
+    def end(outcome: Outcome) -> None:
+        outcomes[outcome.job] = outcome
         if tell is not None:
             tell(outcome, len(outcomes))
 
-    with workers(min(processes, len(jobs))) as pool:
+    with workers(min(processes, len(wanted))) as pool:
         if pool is None:
-            for index, job in enumerate(jobs):
-                end(index, work(job))
+            for job in wanted:
+                end(work(job))
         else:
-            waiting: dict[Future[Outcome], int] = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+            waiting: set[Future[Outcome]] = {pool.submit(work, job) for job in wanted}
             while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
-                    end(waiting.pop(future), future.result())
-    return [outcomes[index] for index in range(len(jobs))]
+                    end(future.result())
+    return [replace(outcomes[_run_of(job)], job=job) for job in jobs]
+
+
+def _run_of(job: Job) -> Job:
+    return job if registry.takes_slider(job.policy) else replace(job, slider=DEFAULT_SLIDER)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+BUFFER_PERCENT = 20
+
 
 @dataclass(slots=True, eq=False)
 class Vm:
@@ -18,10 +20,12 @@ class Vm:
 
     name: str
     minimum_kib: int
-    """The floor of its size, by hv_balloon's table (`demand_trace.floor_kib`)."""
+    """The floor of its size: what its owner has set, or else hv_balloon's table (`demand_trace.floor_kib`)."""
     maximum_kib: int
     """What is provisioned."""
     weight: int = 5000
+    buffer_percent: int = BUFFER_PERCENT
+    """The spare memory over demand that its owner has set; a policy with a rule of its own does not ask."""
     demand_kib: int = 0
     """max(used, floor), never above provisioned: what is scored."""
     used_kib: int = 0

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from ballonet_host_coord.simulate.policies.registry import POLICIES, make
+from ballonet_host_coord.simulate.policies.ballonet import Ballonet
+from ballonet_host_coord.simulate.policies.registry import POLICIES, make, takes_slider
 from ballonet_host_coord.simulate.vm import Vm
 
 from .stepping import Stepping, make_vm
@@ -31,9 +32,18 @@ def an_hour(name: str, awake: bool, speed_gib_per_s: float = 0.86) -> Stepping:
     return stepping
 
 
-def test_every_peer_is_there() -> None:
-    """All of the scoring rule's peers can be made by name."""
-    assert set(PEERS) <= set(POLICIES)
+def test_every_policy_is_there() -> None:
+    """Ours first, then the references, then the peers of the scoring rule."""
+    assert list(POLICIES) == ["ballonet", "static", "oracle", "follower", "give-all", "lazy", *PEERS]
+
+
+def test_only_ours_takes_the_slider() -> None:
+    """It stands in the instance, and every other is made the same whatever it says."""
+    assert [name for name in POLICIES if takes_slider(name)] == ["ballonet"]
+    ours = make("ballonet", slider=70)
+    assert isinstance(ours, Ballonet)
+    assert ours.slider == 70
+    assert vars(make("lazy", slider=70)) == vars(make("lazy", slider=0))
 
 
 @pytest.mark.parametrize("name", POLICIES)

@@ -4,13 +4,15 @@ Nothing of the policy is written twice. Each turn makes the same `Snapshot` that
 agent would report and its balloon would show, calls `one_iteration` and `Ledger.step`, and carries the commands out.
 What is modelled is the world around them:
 
-* an agent reports at the next whole second after something changed, each `MOVING_S` while its balloon moves, and writes
-  a DEMAND `DEMAND_S` after its guest fell short (the scoring rule's 100 ms), repeated at each turn while it is;
+* an agent reports at the next whole second after something changed, each `MOVING_S` while its balloon moves, else each
+  `QUIET_S`; it writes a DEMAND `DEMAND_S` after its guest fell short (the scoring rule's 100 ms), repeated at each turn
+  while it is;
 * it answers an INFLATE after `ANSWER_S`, and consents unless its guest is short;
 * what a short guest lacks is in its swap: its use is all it has, its commitment tells the rest.
 
-Where nothing changes, turns are left out: they would decide the same. What fades with time (`held`) is looked at
-`FADING_LOOKS` times in a half-life.
+Where nothing changes, turns are left out: they would decide the same. So they are, for at most `CALM_S`, where demand
+changes within what a guest has with its buffer, and nothing moves: at most the surplus would be shared anew. What fades
+with time (`held`) is looked at `FADING_LOOKS` times in a half-life.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from ballonet_host_coord.model import (
 )
 from ballonet_host_coord.simulate.vm import Vm
 from ballonet_host_coord.slider import DEFAULT_SLIDER, Tuning, tuning
-from ballonet_protocol.limits import FRESH_LEAST_S, LEASE_MS
+from ballonet_protocol.limits import LEASE_MS
 
 DEMAND_S = 0.1
 ANSWER_S = 0.02
@@ -54,8 +56,11 @@ ANSWER_S = 0.02
 MOVING_S = 0.25
 """How often the service looks at a balloon under way, and how often such a guest's agent reports."""
 
-REFRESH_S = FRESH_LEAST_S - 1.0
-"""Within a run of turns quiet guests report anew after this, before their last word is too old to shrink them by."""
+QUIET_S = 4.0
+"""How often a quiet guest reports. Its word may be used for three periods (I3), so none is too old to shrink it by."""
+
+CALM_S = 10.0
+"""The service turns each second. Nobody lacks anything meanwhile, and surplus is not shared anew for a few seconds."""
 
 FADING_LOOKS = 5
 WAITING_MOST_S = 64.0
@@ -85,7 +90,7 @@ class Ballonet:
         self._answer_s = inf
         self._again_s = inf
         self._waited_s = 1.0
-        self._refreshed_s = -inf
+        self._decided_s = -inf
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
 
@@ -107,13 +112,14 @@ class Ballonet:
                 return {}  # nobody fell short: the reports are early enough
         reports = now_s >= self._report_s
         self._report_s = inf if reports else self._report_s
-        refresh = reports or now_s - self._refreshed_s >= REFRESH_S
-        if refresh:
-            self._refreshed_s = now_s
         self._meet(now_s, vms)
-        guests = tuple(
-            self._seen[vm.name].look(vm, now_s, refresh, self._ledger, self._tuned) for vm in vms
-        )
+        if reports and now_s < min(self._answer_s, self._again_s) and now_s < self._decided_s + CALM_S:
+            news = [(vm, seen) for vm in vms if (seen := self._seen[vm.name]).has_news(vm)]
+            if all(seen.is_calm(vm, now_s, self._ledger, self._tuned) for vm, seen in news):
+                self._again_s = min(self._again_s, self._decided_s + CALM_S)
+                return {}
+        self._decided_s = now_s
+        guests = tuple(self._seen[vm.name].look(vm, now_s, self._ledger, self._tuned) for vm in vms)
         host = HostSnapshot(self._budget_kib, self._headroom_kib, None, self.slider)
         snapshot = Snapshot(now_s, host, guests)
         decision = one_iteration(snapshot)
@@ -186,9 +192,9 @@ class _Seen:
         self.boot = boot
         self.began_s = began_s
         self.settings = GuestSettings(
-            vm.name, vm.minimum_kib, vm.maximum_kib, vm.maximum_kib, vm.weight, BUFFER_PERCENT, overhead_kib=0
+            vm.name, vm.minimum_kib, vm.maximum_kib, vm.maximum_kib, vm.weight, vm.buffer_percent, overhead_kib=0
         )
-        self.agent = AgentFacts(LinkState.LIVE, session=1, live_since_s=began_s)
+        self.agent = AgentFacts(LinkState.LIVE, session=1, live_since_s=began_s, report_ms=int(QUIET_S * 1000))
         self.estimate: Estimate | None = None
         self.wish: Wish | None = None
         self.asked: AskInflate | None = None
@@ -200,12 +206,23 @@ class _Seen:
         self._shown: tuple[int, int] = (-1, -1)
         self._last: GuestSnapshot | None = None
 
-    def look(self, vm: Vm, now_s: float, refresh: bool, ledger: Ledger, tuned: Tuning) -> GuestSnapshot:
+    def has_news(self, vm: Vm) -> bool:
+        return self._shown != (ceil(vm.assigned_kib), vm.shows_kib)
+
+    def is_calm(self, vm: Vm, now_s: float, ledger: Ledger, tuned: Tuning) -> bool:
+        """Take its report. Whether it is at rest and has its demand with the buffer."""
+        demand = self.look(vm, now_s, ledger, tuned).demand
+        if self.moved or self.is_short or demand is None:
+            return False
+        return vm.assigned_kib >= tuned.buffered_kib(demand.demand_kib, demand.cache_kib, BUFFER_PERCENT)
+
+    def look(self, vm: Vm, now_s: float, ledger: Ledger, tuned: Tuning) -> GuestSnapshot:
         """This turn's facts; the last turn's where nothing can have changed."""
         actual_kib = ceil(vm.assigned_kib)
         if self.asked is not None and now_s >= self.asked_s + ANSWER_S and not vm.silent:
             self._answer(vm, now_s)
         news = self._shown != (actual_kib, vm.shows_kib)
+        refresh = self.estimate is None or now_s - self.estimate.report.arrived_s >= QUIET_S
         self.is_short = vm.shows_kib > actual_kib and not vm.silent
         last = self._last
         if last is not None and not news and not refresh and not self.is_short and not self.moved:

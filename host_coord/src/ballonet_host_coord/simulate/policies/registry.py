@@ -6,15 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ballonet_host_coord.simulate.vm import Policy
+from ballonet_host_coord.slider import DEFAULT_SLIDER
 
+from .ballonet import Ballonet
 from .hyperv import HyperV
 from .mom import LIBVIRT, VDSM, Mom
 from .proxmox import Proxmox
 from .qmemman import Qmemman
 from .selfballoon import Selfballoon
+from .simple import Follower, GiveAll, Lazy, Oracle, Static
 from .squeezed import Squeezed
 from .virtui import Virtui
 
+OURS = "ballonet"
+_OURSELVES = "the coordinator's own decision and ledger, in virtual time"
+_REFERENCE = "a plain rule, measured against here and nowhere else"
 _GOLDEN = "decision checked against 300 recorded runs of the original; clock and surroundings from a description"
 _PROSE = "from a description of the source, not checked against the original"
 
@@ -28,8 +34,14 @@ class Entry:
     evidence: str
 
 
-# The references (static, oracle, follower, give-all, lazy: simple.py) stand before the peers, one line each.
+# Ours, then the references, then the peers.
 POLICIES: Mapping[str, Entry] = {
+    OURS: Entry(Ballonet, "ballonet, 1 s and at once for a guest that is short", _OURSELVES),
+    "static": Entry(Static, "fixed shares of the budget, by provisioned memory", _REFERENCE),
+    "oracle": Entry(Oracle, "knows each step as it happens and moves memory at once: a bound, no policy", _REFERENCE),
+    "follower": Entry(Follower, "each second after a change: demand + 20 %, scaled down alike when short", _REFERENCE),
+    "give-all": Entry(GiveAll, "the follower, then all that is left, in proportion", _REFERENCE),
+    "lazy": Entry(Lazy, "the follower, but surplus is taken back only when another machine is short", _REFERENCE),
     "proxmox": Entry(
         lambda: Proxmox("proxmox"), "Proxmox VE, 10 s: 100 MiB steps by shares, host held at 80 %", _GOLDEN
     ),
@@ -60,8 +72,13 @@ POLICIES: Mapping[str, Entry] = {
 }
 
 
-def make(name: str) -> Policy:
-    """A new policy. LookupError with the known names for any other."""
+def takes_slider(name: str) -> bool:
+    """Whether the slider means anything to it; a run of any other is the same at every place."""
+    return name == OURS
+
+
+def make(name: str, slider: int = DEFAULT_SLIDER, headroom_kib: int | None = None) -> Policy:
+    """A new policy; slider and headroom are ours alone. LookupError with the known names for an unknown one."""
     if name not in POLICIES:
         raise LookupError(f"no policy {name!r}; there are: {', '.join(POLICIES)}")
-    return POLICIES[name].make()
+    return Ballonet(slider, headroom_kib) if name == OURS else POLICIES[name].make()
