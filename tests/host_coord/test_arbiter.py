@@ -213,6 +213,16 @@ def test_what_a_critical_host_lacks_is_taken_from_what_guests_hold() -> None:
     assert targets_of(*guests, **critical, headroom_kib=64 * MIB) == [800, 800]
 
 
+def test_no_more_is_handed_out_than_the_host_has() -> None:
+    """Above demand, a host is not brought to its end for the sake of a budget that is larger than what it has."""
+    rich, idle = make_guest("a", 500 * MIB, 500 * MIB), make_guest("b", 500 * MIB, 100 * MIB)
+    plenty, little = HostFacts(10 * GIB, 5 * GIB), HostFacts(10 * GIB, GIB)
+    assert targets_of(rich, idle, **KEEPS, facts=plenty) == [1024, 1024]
+    assert sum(targets_of(rich, idle, **KEEPS, facts=little)) == 1000 + 1024 - 819
+    none = HostFacts(10 * GIB, 700 * MIB)
+    assert targets_of(rich, idle, **KEEPS, facts=none, state=HostState.TIGHT)[0] >= 500
+
+
 def test_a_critical_host_gives_to_one_only_what_another_gives() -> None:
     """It has no more than what is held, so nothing is granted out of the budget."""
     short, idle = make_guest("a", 500 * MIB, 900 * MIB), make_guest("b", 500 * MIB, 100 * MIB)

@@ -15,10 +15,13 @@ from ballonet_host_coord.host_state import (
     PSI_OVER_S,
     TIGHT_SLIDER,
     HostWatch,
+    backed_kib,
     effective_slider,
     watch_host,
 )
-from ballonet_host_coord.model import HostFacts, HostState
+from ballonet_host_coord.model import HostFacts, HostState, Residency
+
+from .builders import make_guest, make_snapshot
 
 TOTAL_KIB = 1_000_000
 EASY, TIGHT, CRITICAL = HostState
@@ -214,6 +217,22 @@ def test_a_counter_that_runs_backwards_shows_no_stall() -> None:
 
 
 # --- what follows ---------------------------------------------------------------------------------------
+
+
+def test_what_guests_can_have_ends_where_the_host_would_be_tight() -> None:
+    """What they reside in and what is available above 8 %, whatever is assigned, and whoever else is there."""
+    assigned = make_guest("a", 900, residency=Residency(300, 40))
+    unseen = make_guest("b", 500)
+    snapshot = make_snapshot(assigned, unseen, budget_kib=7 * TOTAL_KIB, facts=facts(30))
+    assert backed_kib(snapshot) == 340 + 500 + TOTAL_KIB * 22 // 100
+    limit_kib = TOTAL_KIB // 10
+    limited = facts(30, cgroup_limit_kib=limit_kib, cgroup_used_kib=limit_kib)
+    assert backed_kib(make_snapshot(assigned, facts=limited)) == 340 - limit_kib * 8 // 100
+
+
+def test_a_host_that_tells_nothing_has_its_budget() -> None:
+    """Without facts there is nothing better to go by."""
+    assert backed_kib(make_snapshot(make_guest(), budget_kib=77)) == 77
 
 
 @given(st.integers(0, 100))

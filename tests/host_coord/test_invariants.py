@@ -105,6 +105,23 @@ class AnythingHappens(RuleBasedStateMachine):
         self.world.demand(self.name(place), want_kib, blames)
         self.world.turn(passed_s)
 
+    @rule(place=PLACES, want_kib=SIZES, passed_s=st.sampled_from([0.25, 1.0]))
+    def blames_a_step_of_ours(self, place, want_kib, passed_s):
+        """A cooperative guest that has become idle, as soon as a step comes; and without the blame a second later."""
+        guest = self.world[self.name(place)]
+        guest.character = Character(deflate_on_oom=guest.character.deflate_on_oom)
+        guest.use_kib = 800 * MIB
+        self.world.turns(8)
+        guest.use_kib = LEAST_KIB
+        for _ in range(20):
+            self.world.turn()
+            if guest.target_kib < guest.size_kib and guest.agent.consent is not None:
+                break
+        self.world.demand(guest.name, want_kib, blames=True)
+        self.world.turn(passed_s)
+        self.world.demand(guest.name, want_kib)
+        self.world.turn(0.25)
+
     @rule(place=PLACES, target_kib=SIZES)
     def another_mover_interferes(self, place, target_kib):
         self.world.lower(self.name(place), max(LEAST_KIB, target_kib))

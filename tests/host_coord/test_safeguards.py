@@ -104,11 +104,6 @@ def consent_runs_out() -> None:
     world.turns(240, 0.25)
 
 
-def a_guest_clamps() -> None:
-    world = alone(clamps_kib=500 * MIB)
-    world.turns(60)
-
-
 def a_guest_reports_a_floor() -> None:
     world = alone(floor_kib=500 * MIB)
     world.turns(60)
@@ -257,18 +252,40 @@ def the_slider_is_moved() -> None:
     slider_is_monotone(world.snapshot)
 
 
-def others_fill_the_host() -> None:
-    """The budget is more than the host has left: processes that nobody manages take all but 1 % of it."""
-    world = World(PLENTY_KIB, [Character(helps_itself=False), Character(helps_itself=False)], slider=25)
-    adopt(world)
-    world["alpha"].use_kib = world["beta"].use_kib = 900 * MIB
-    world.turns(5)
+def fill_host(world: World, left_percent: int) -> None:
+    """Processes that nobody manages leave that much of the host."""
     assert world.snapshot is not None
     assert world.snapshot.host.facts is not None
-    world.others_kib = world.snapshot.host.facts.available_kib - HOST_KIB // 100
+    world.others_kib += world.snapshot.host.facts.available_kib - HOST_KIB * left_percent // 100
+
+
+def others_fill_the_host() -> None:
+    """The budget is more than the host has left, and guests need nearly all that they have."""
+    world = World(PLENTY_KIB, [Character(helps_itself=False), Character(helps_itself=False)], slider=25)
+    adopt(world)
+    world["alpha"].use_kib = world["beta"].use_kib = 980 * MIB
+    world.turns(5)
+    fill_host(world, 1)
     world.turns(60)
-    assert world.snapshot.host.facts is not None
-    assert world.snapshot.host.facts.available_kib > HOST_KIB * 0.02
+    assert max(world["alpha"].size_kib, world["beta"].size_kib) < 980 * MIB
+
+
+def surplus_becomes_cache_on_a_host_that_has_less() -> None:
+    """Three idle guests on a host with less than its budget: whatever they are given is used as page cache at once."""
+    world = World(PLENTY_KIB, [Character(helps_itself=False) for _ in range(3)], slider=25)
+    adopt(world)
+    world.turns(5)
+    fill_host(world, 1)
+
+    def live(seconds: int) -> None:
+        for _ in range(seconds):
+            world.turn()
+            for guest in world.guests:
+                guest.resident_kib = max(guest.resident_kib, guest.size_kib)
+
+    live(60)
+    world.watch.quiet = True
+    live(60)
 
 
 # --- switches -------------------------------------------------------------------------------------------
@@ -412,6 +429,10 @@ CASES = {
     ),
     "what a critical host lacks": (
         others_fill_the_host, replacing(world_module, "HostSnapshot", lacking_nothing), "host",
+    ),
+    "surplus is backed by the host": (
+        surplus_becomes_cache_on_a_host_that_has_less,
+        replacing(arbiter, "backed_kib", lambda snapshot: snapshot.host.budget_kib), "I6",
     ),
     "a start fits": (two_guests_wait_for_room, starting_without_room, "I1"),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from ballonet_protocol.limits import FRESH_LEAST_S, FRESH_PERIODS, SETTLING_S
 
 from .booking import READ_APART_KIB
 from .decision import mib
-from .host_state import effective_slider
+from .host_state import backed_kib, effective_slider
 from .model import (
     Decision,
     GuestDecision,
@@ -110,7 +110,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     if starts_kib or overdrawn_kib:
         # The last MiB of each guest are not worth a command; together they must not keep a machine waiting.
         starts_kib += TOLERANCE_KIB * len(movable)
-    supply_kib = max(sum(held), regular_kib - starts_kib)
+    supply_kib = max(sum(held), min(regular_kib - starts_kib, backed_kib(snapshot) - away_kib))
     surplus_ratio = tuned.surplus_ratio if host.state is HostState.EASY else 0.0
     targets = _share_rest(movable, held, supply_kib, surplus_ratio)
     targets = _starved_first(movable, held, targets)

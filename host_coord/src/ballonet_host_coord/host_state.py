@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .model import HostFacts, HostState
+from .model import HostFacts, HostState, Snapshot
 
 TIGHT_RATIO, TIGHT_OVER_RATIO = 0.06, 0.08
 CRITICAL_RATIO, CRITICAL_OVER_RATIO = 0.02, 0.04
@@ -85,6 +85,21 @@ def effective_slider(slider: int, state: HostState) -> int:
     if state is HostState.CRITICAL:
         return 100
     return max(slider, TIGHT_SLIDER) if state is HostState.TIGHT else slider
+
+
+def backed_kib(snapshot: Snapshot) -> int:
+    """What the host can let all guests have, QEMU's own included, without becoming tight: what they hold now and what
+    is available above the mark. A budget may promise more; whoever handed that out as surplus would have it taken back
+    as soon as it is touched, and would hand it out again when the host has recovered."""
+    facts = snapshot.host.facts
+    if facts is None:
+        return snapshot.host.budget_kib
+    held_kib = 0
+    for guest in snapshot.guests:
+        seen = guest.residency
+        held_kib += guest.booking.booked_kib if seen is None else seen.resident_kib + seen.overhead_kib
+    total_kib, available_kib = _room(facts)
+    return held_kib + available_kib - int(total_kib * TIGHT_OVER_RATIO)
 
 
 def _room(facts: HostFacts) -> tuple[int, int]:
