@@ -13,6 +13,7 @@ from ballonet_host_coord.booking import (
     booked_at_kib,
     boot_answered,
     budget_kib,
+    headroom_kib,
 )
 from ballonet_host_coord.model import HostFacts, HostSettings, Residency, RunState
 
@@ -114,6 +115,16 @@ def test_the_budget_is_what_is_set_or_what_we_may_use_less_the_reserve(settings,
     """Without a budget it is the host's memory, or the limit of the coordinator's own cgroup where that is less."""
     facts = HostFacts(4096 * MIB, 1, cgroup_limit_kib=None if limit_mib is None else limit_mib * MIB)
     assert budget_kib(HostSettings(**settings), facts) == budget_mib * MIB
+
+
+@pytest.mark.parametrize(
+    ("set_mib", "budget_mib", "headroom_mib"),
+    [(None, 1024, 64), (None, 262144, 1024), (0, 262144, 0), (300, 1024, 300)],
+)
+def test_the_headroom_is_what_is_set_or_grows_with_the_budget(set_mib, budget_mib, headroom_mib):
+    """Unset it is 64 MiB at least; none at all can be set."""
+    settings = HostSettings(headroom_kib=None if set_mib is None else set_mib * MIB)
+    assert headroom_kib(settings, budget_mib * MIB) == headroom_mib * MIB
 
 
 def test_statistics_count_only_when_repeated() -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import Booking, Residency, RunState, SetTarget, TellDeflate, Wish
-from ballonet_host_coord.move import STUCK_S
+from ballonet_host_coord.move import (
+    FORGIVEN_S,
+    RETRY_MOST_S,
+    RETRY_S,
+    STUCK_S,
+    UNCOOPERATIVE_S,
+    Move,
+)
 
 from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_settings, make_vm
 from .steps import consent_to, guest_at, settled, step, stepping, waiting
@@ -207,3 +214,51 @@ def test_what_only_resides_pays_no_grant() -> None:
     assert step(settled(300), (refilled, 600, {"urgent": True}), budget_kib=600 * MIB) == []
     commands = step(settled(300), (refilled, 600, {"urgent": True}), budget_kib=700 * MIB)
     assert targets(commands) == [400]
+
+
+# --- a balloon that does not follow ---------------------------------------------------------------------
+
+
+def test_a_balloon_that_stands_still_for_long_is_flagged() -> None:
+    """After 20 s, and no longer than it stands still."""
+    move = Move(boot=1, stuck_since_s=NOW_S)
+    assert not move.is_uncooperative(NOW_S + UNCOOPERATIVE_S - 1)
+    assert move.is_uncooperative(NOW_S + UNCOOPERATIVE_S)
+    move.stuck_since_s = None
+    assert not move.is_uncooperative(NOW_S + UNCOOPERATIVE_S)
+
+
+def test_a_balloon_that_moves_now_and_then_is_flagged_all_the_same() -> None:
+    """Three standstills within ten minutes flag it, though each was over soon; ten quiet minutes forgive them."""
+    move = Move(boot=1)
+    for count in range(3):
+        move.stood_still(NOW_S + 40 * count)
+    last_s = NOW_S + 80
+    assert move.is_uncooperative(last_s)
+    assert not move.is_uncooperative(last_s + FORGIVEN_S)
+    move.stood_still(last_s + 3 * FORGIVEN_S)
+    assert move.standstills == 1
+
+
+def test_a_balloon_that_stands_still_is_left_alone_for_longer_each_time() -> None:
+    """Half a minute, a minute, two, and so on up to five."""
+    move = Move(boot=1)
+    waits = []
+    for _ in range(6):
+        move.stood_still(NOW_S)
+        waits.append(move.leave_until_s - NOW_S)
+    assert waits == [RETRY_S, 2 * RETRY_S, 4 * RETRY_S, 8 * RETRY_S, RETRY_MOST_S, RETRY_MOST_S]
+
+
+def test_nobody_waits_for_a_flagged_balloon() -> None:
+    """I4: a short guest above its share gives to one below, though a balloon that does not follow holds more."""
+    world = World(1700 * MIB, [Character(helps_itself=False) for _ in range(2)])
+    for guest, size_mib in zip(world.guests, (900, 500), strict=True):
+        guest.run_state, guest.boot_began_s = RunState.RUNNING, world.now_s - 100
+        guest.target_kib = guest.size_kib = guest.resident_kib = size_mib * MIB
+    world["alpha"].character.stuck = True
+    world["beta"].use_kib = 1000 * MIB
+    world.turns(60)
+    assert world.snapshot is not None
+    assert [known.uncooperative for known in world.snapshot.guests] == [True, False]
+    assert world["beta"].size_kib >= 500 * MIB

@@ -29,6 +29,7 @@ STATES = {
     "booting": {"booking": Booking(GIB, 0, claimed=True), "released": True},
     "released": {"released": True, "stuck_since_s": 3.0},
     "stuck": {"stuck_since_s": 3.0},
+    "uncooperative": {"stuck_since_s": 3.0, "uncooperative": True},
     "growing": {"hypervisor_target_kib": 600 * MIB},
     "shrinking": {"hypervisor_target_kib": 400 * MIB},
     "steady": {},

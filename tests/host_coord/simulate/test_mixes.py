@@ -193,6 +193,7 @@ def test_servers_have_the_shape_of_hosted_machines(servers):
     assert 3.5 < sum(course.provisioned_kib for course in servers) / peak_of_sum_kib(servers) < 7.5
 
 
+@pytest.mark.slow
 def test_servers_burst_like_hosted_machines(servers):
     """Over 300 s: the median machine's largest rise near 852 MiB; correlation near 0.47, and 0.20 after 1 h."""
     rises_mib, after_a_step, after_an_hour = [], [], []
