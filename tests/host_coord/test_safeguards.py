@@ -17,7 +17,6 @@ from ballonet_host_coord.demand import demand_at
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import HostSnapshot, HostState, LinkState, RunState, Snapshot
 from ballonet_host_coord.slider import tuning
-from ballonet_host_coord.water import Taker
 
 from . import world as world_module
 from .builders import GIB, MIB, make_settings
@@ -345,10 +344,10 @@ def starting_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "_start", lambda self, snapshot, room_kib: original(self, snapshot, inf))
 
 
-def by_what_is_asked_for(supply_kib: int, takers: list[Taker]) -> list[int]:
+def by_what_is_asked_for(supply_kib: int, takers: list[tuple[int, int, int, int]]) -> list[int]:
     """In place of a common level per weight."""
-    lowers = [taker.lower_kib for taker in takers]
-    asked = [max(0, taker.upper_kib - taker.lower_kib) for taker in takers]
+    lowers = [lower_kib for _, lower_kib, _, _ in takers]
+    asked = [max(0, upper_kib - lower_kib) for _, lower_kib, upper_kib, _ in takers]
     part = min(1.0, max(0, supply_kib - sum(lowers)) / max(1, sum(asked)))
     return [lower + int(more * part) for lower, more in zip(lowers, asked, strict=True)]
 

@@ -86,19 +86,23 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     """Decide for every guest of the snapshot. Reads no clock and keeps nothing."""
     host = snapshot.host
     tuned = tuning(effective_slider(host.slider, host.state))
-    parties = [_enter(guest, snapshot.now_s, tuned) for guest in snapshot.guests]
-    movable = [party for party in parties if not party.fixed]
-    overheads_kib = fixed_kib = refilled_kib = starts_kib = booked_kib = 0
-    for party in parties:
-        booking = party.guest.booking
+    parties, movable = [], []
+    overheads_kib = fixed_kib = refilled_kib = starts_kib = assigned_kib = 0
+    for guest in snapshot.guests:
+        party = _enter(guest, snapshot.now_s, tuned)
+        parties.append(party)
+        booking = guest.booking
         overheads_kib += booking.overhead_kib
-        booked_kib += booking.overhead_kib + booking.assigned_kib
+        assigned_kib += booking.assigned_kib
         if party.fixed:
             fixed_kib += booking.assigned_kib
-            if party.guest.waiting_to_start:
-                starts_kib += party.guest.vm.ram_kib
-        elif party.shrinkable:
-            refilled_kib += _refilled_kib(party)
+            if guest.waiting_to_start:
+                starts_kib += guest.vm.ram_kib
+        else:
+            movable.append(party)
+            if party.shrinkable:
+                refilled_kib += _refilled_kib(party)
+    booked_kib = overheads_kib + assigned_kib
     away_kib = overheads_kib + fixed_kib + refilled_kib + host.lacking_kib
     # A critical host has no more than what is held already, whatever was promised: it lacks that, not the budget.
     there_kib = booked_kib if host.state is HostState.CRITICAL else host.budget_kib
@@ -264,7 +268,7 @@ def _hold_reason(guest: GuestSnapshot, now_s: float) -> str:
 
 def _share_demand(movable: list[_Party], pool_kib: int, regular_kib: int) -> list[int]:
     takers = [
-        Taker(party.guest.settings.minimum_kib, party.lower_kib, party.demand_kib, party.weight) for party in movable
+        (party.guest.settings.minimum_kib, party.lower_kib, party.demand_kib, party.weight) for party in movable
     ]
     level = fill(regular_kib, takers)
     if sum(level) + len(level) < regular_kib:
@@ -330,7 +334,7 @@ def _fill_alike(movable: list[_Party], targets: list[int], uppers: list[int], su
         return [least + room for least, room in zip(targets, rooms, strict=True)]
     filled = list(targets)
     takers = [place for place, room in enumerate(rooms) if room]
-    parts = fill(spare_kib, [Taker(0, 0, rooms[place], movable[place].weight * rooms[place]) for place in takers])
+    parts = fill(spare_kib, [(0, 0, rooms[place], movable[place].weight * rooms[place]) for place in takers])
     for place, part in zip(takers, parts, strict=True):
         filled[place] += part
     return filled

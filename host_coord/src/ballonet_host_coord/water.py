@@ -26,8 +26,9 @@ class Taker(NamedTuple):
     weight: int
 
 
-def fill(supply_kib: int, takers: Sequence[Taker]) -> list[int]:
-    """What each taker holds, in order. The sum is at most `supply_kib`, or the sum of the lower bounds."""
+def fill(supply_kib: int, takers: Sequence[Taker | tuple[int, int, int, int]]) -> list[int]:
+    """What each taker (or a plain tuple of the same four) holds, in order. The sum is at most `supply_kib`, or the sum
+    of the lower bounds."""
     uppers = [upper if upper > lower else lower for _, lower, upper, _ in takers]
     if sum(uppers) <= supply_kib:
         return uppers
