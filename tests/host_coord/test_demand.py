@@ -218,7 +218,18 @@ def test_blame_changes_nothing_and_its_repetition_counts(those, want_kib, gen, s
     quiet = demand_at(estimate, None, VM, SETTINGS, now_s, tuned)
     assert demand_at(estimate, blames, VM, SETTINGS, now_s, tuned) == quiet
     again = demand_at(estimate, replace(blames, arrived_s=now_s, gen=None), VM, SETTINGS, now_s, tuned)
-    assert (again.demand_kib, again.urgent) == (max(quiet.demand_kib, min(want_kib, VM.ram_kib)), True)
+    proven_kib = min(estimate.committed_kib or 0, 2 * estimate.use_kib)
+    wished_kib = min(max(want_kib, proven_kib), VM.ram_kib)
+    assert (again.demand_kib, again.urgent) == (max(quiet.demand_kib, wished_kib), True)
+
+
+def test_who_is_short_is_believed_what_it_has_committed() -> None:
+    """Up to twice what it uses: its own step cannot tell how much it lacks."""
+    wish = Wish(300 * MIB, 1, 3, arrived_s=NOW_S)
+    for committed_mib, demand_mib in ((0, 300), (350, 350 + 40), (2000, 400)):
+        report = make_report(use_kib=200 * MIB, committed_kib=committed_mib * MIB)
+        demand = demand_at(fold(report), wish, VM, SETTINGS, NOW_S, MIDDLE)
+        assert demand.demand_kib == demand_mib * MIB
 
 
 def test_a_wish_is_not_taken_back_the_moment_it_ends() -> None:

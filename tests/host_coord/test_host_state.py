@@ -48,10 +48,12 @@ def watches(seen: Iterable[tuple[float, HostFacts]], begin: HostWatch | None = N
     return found
 
 
-def waiting(some_ratio: float, full_ratio: float, until_s: int) -> list[tuple[float, HostFacts]]:
-    """A host with half its memory available on which that share of each second is waited."""
+def waiting(
+    some_ratio: float, full_ratio: float, until_s: int, percent: float = 12
+) -> list[tuple[float, HostFacts]]:
+    """A host with so much available on which that share of each second is waited."""
     return [
-        (float(second), facts(50, int(some_ratio * second * 1e6), int(full_ratio * second * 1e6)))
+        (float(second), facts(percent, int(some_ratio * second * 1e6), int(full_ratio * second * 1e6)))
         for second in range(until_s + 1)
     ]
 
@@ -173,17 +175,22 @@ def test_a_roomy_cgroup_does_not_hide_the_hosts_own_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("some", "full", "state", "words"),
+    ("percent", "some", "full", "state", "words"),
     [
-        (0.0, 0.0, EASY, ""),
-        (0.09, 0.04, EASY, ""),
-        (0.12, 0.0, TIGHT, "something on the host waits for memory 12%"),
-        (0.30, 0.06, CRITICAL, "everything on the host waits for memory 6%"),
+        (12, 0.0, 0.0, EASY, ""),
+        (12, 0.09, 0.04, EASY, ""),
+        (12, 0.12, 0.0, TIGHT, "something on the host waits for memory 12%"),
+        (12, 0.30, 0.06, TIGHT, "something on the host waits for memory 30%"),
+        (5, 0.30, 0.06, CRITICAL, "everything on the host waits for memory 6%"),
+        (50, 1.0, 1.0, EASY, ""),
     ],
 )
-def test_stalls_on_the_host_are_a_shortage(some: float, full: float, state: HostState, words: str) -> None:
-    """With plenty available on paper, waiting over ten seconds tells otherwise, and says so."""
-    watch = watches(waiting(some, full, until_s=11))[-1]
+def test_stalls_on_the_host_are_a_shortage(
+    percent: float, some: float, full: float, state: HostState, words: str
+) -> None:
+    """Where little is available, waiting over ten seconds makes it worse; on a host with plenty, whoever waits does so
+    inside a limit of its own."""
+    watch = watches(waiting(some, full, until_s=11, percent=percent))[-1]
     assert watch.state is state
     assert watch.why.startswith(words)
     assert bool(watch.why) is bool(words)
@@ -197,8 +204,8 @@ def test_a_single_reclaim_is_no_shortage() -> None:
 
 def test_stalls_are_judged_over_ten_seconds_and_not_before() -> None:
     """A burst of the first second does not decide until it has been set against the ten."""
-    found = watches(waiting(1.0, 1.0, until_s=int(PSI_OVER_S)))
-    assert [watch.state for watch in found] == [EASY] * int(PSI_OVER_S) + [CRITICAL]
+    found = watches(waiting(1.0, 1.0, until_s=int(PSI_OVER_S), percent=5))
+    assert [watch.state for watch in found] == [TIGHT] * int(PSI_OVER_S) + [CRITICAL]
 
 
 @pytest.mark.parametrize("percent", [50, 5, 1])

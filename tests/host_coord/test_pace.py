@@ -30,9 +30,16 @@ def test_small_moves_are_small_for_their_guest(actual_kib: int, least_kib: int) 
 
 def test_what_somebody_lacks_is_worth_a_command() -> None:
     """4 MiB are, to a guest below its demand or in a hurry; to any other they are not."""
-    assert grant_least_kib(make_guest(demand_kib=600 * MIB), urgent=False) == SCARCE_LEAST_KIB
-    assert grant_least_kib(make_guest(demand_kib=400 * MIB), urgent=True) == SCARCE_LEAST_KIB
-    assert grant_least_kib(make_guest(demand_kib=400 * MIB), urgent=False) == WORTHWHILE_LEAST_KIB
+    assert grant_least_kib(make_guest(demand_kib=600 * MIB), urgent=False, missing_kib=GIB) == SCARCE_LEAST_KIB
+    assert grant_least_kib(make_guest(demand_kib=400 * MIB), urgent=True, missing_kib=GIB) == SCARCE_LEAST_KIB
+    assert grant_least_kib(make_guest(demand_kib=400 * MIB), urgent=False, missing_kib=GIB) > WORTHWHILE_LEAST_KIB
+
+
+@pytest.mark.parametrize(("missing_mib", "least_mib"), [(20, 16), (100, 50), (600, 300), (8192, 512)])
+def test_what_is_for_buffers_waits_for_half_of_it(missing_mib: int, least_mib: int) -> None:
+    """It comes piece by piece as others give; not each piece is a command."""
+    guest = make_guest(demand_kib=400 * MIB)
+    assert grant_least_kib(guest, urgent=False, missing_kib=missing_mib * MIB) == least_mib * MIB
 
 
 @pytest.mark.parametrize(

@@ -39,17 +39,18 @@ from .model import (
     Rule,
     RunState,
     Snapshot,
-    Status,
 )
 from .overdraft import overdrawn_cause
 from .pace import TOLERANCE_KIB
+from .rules import rule_of, status_of
 from .slider import Tuning, tuning
-from .water import Taker, fill
+from .water import fill
 
 BLIND_BUFFER_PERCENT = 25
 """A guest judged by balloon statistics keeps a quarter over its use (I3)."""
 
 CUT_LEAST_KIB = 32768
+CUT_LEAST_RATIO = 0.03
 """Less than this is taken from nobody's surplus while others can give it: many small commands for one need are
 noise."""
 
@@ -274,12 +275,16 @@ def _share_demand(movable: list[_Party], pool_kib: int, regular_kib: int) -> lis
     if sum(level) + len(level) < regular_kib:
         return level  # all demand is met: nothing of it is cut for the headroom
     # Scarce: the headroom ranks after demand. It pays for who is short at this moment, and what is held of a demand
-    # already is not taken back to fill it.
+    # already is not taken back to fill it; each has no more of it than its share by weight, or a liar had it all (I5).
+    weights = sum(party.weight for party in movable)
     kept = [
-        Taker(
+        (
             party.guest.settings.minimum_kib,
             least,
-            max(least, party.demand_kib if _is_urgent(party) else min(party.given_kib, party.demand_kib)),
+            min(
+                party.demand_kib if _is_urgent(party) else min(party.given_kib, party.demand_kib),
+                least + max(0, pool_kib - regular_kib) * party.weight // weights,
+            ),
             party.weight,
         )
         for party, least in zip(movable, level, strict=True)
@@ -296,14 +301,18 @@ def _share_rest(movable: list[_Party], held: list[int], supply_kib: int, surplus
     """Above demand: buffers; an eighth of a fair share of what is left; then everybody keeps what it has, first of what
     it wants, then of surplus; then what nobody has is handed out in the same order. So memory moves for a need, and
     stays where it is otherwise, and whoever comes last still gets something to grow into."""
-    targets = _fill_alike(movable, held, [party.buffered_kib for party in movable], supply_kib)
+    # Measured from demand: what a held guest was given as buffer is a bound for it, and no new beginning.
+    targets = fill(
+        supply_kib,
+        [
+            (min(p.demand_kib, p.buffered_kib), base, p.buffered_kib, p.weight * max(1, p.buffered_kib - p.demand_kib))
+            for p, base in zip(movable, held, strict=True)
+        ],
+    )
     wants = [party.want_kib for party in movable]
     mosts = wants
     if surplus_ratio:
-        mosts = [
-            want if party.most_kib <= want else want + int((party.most_kib - want) * surplus_ratio)
-            for party, want in zip(movable, wants, strict=True)
-        ]
+        mosts = [_most_kib(party, surplus_ratio) for party in movable]
         fair = _fill_alike(movable, targets, mosts, supply_kib)
         firsts = [least + int((most - least) * FAIR_RATIO) for least, most in zip(targets, fair, strict=True)]
         targets = _fill_alike(movable, targets, firsts, supply_kib)
@@ -312,13 +321,21 @@ def _share_rest(movable: list[_Party], held: list[int], supply_kib: int, surplus
         filled = _fill_alike(movable, targets, kept, supply_kib)
         # Small parts are not worth a command each: those who give more give them, too.
         spared = [
-            keep if 0 < keep - target < CUT_LEAST_KIB else least
+            keep if 0 < keep - target < max(CUT_LEAST_KIB, keep * CUT_LEAST_RATIO) else least
             for least, keep, target in zip(targets, kept, filled, strict=True)
         ]
         targets = _fill_alike(movable, spared, kept, supply_kib) if sum(spared) <= supply_kib else filled
     for uppers in (wants, mosts) if surplus_ratio else (wants,):
         targets = _fill_alike(movable, targets, uppers, supply_kib)
     return targets
+
+
+def _most_kib(party: _Party, surplus_ratio: float) -> int:
+    """Up to where surplus is left to a guest. One that would not give it back keeps what it has and gets none."""
+    want_kib = party.want_kib
+    if not party.shrinkable and not party.settling:
+        return max(want_kib, party.given_kib)
+    return want_kib if party.most_kib <= want_kib else want_kib + int((party.most_kib - want_kib) * surplus_ratio)
 
 
 def _fill_alike(movable: list[_Party], targets: list[int], uppers: list[int], supply_kib: int) -> list[int]:
@@ -375,7 +392,7 @@ def _decide(party: _Party, target_kib: int | None, tuned: Tuning) -> GuestDecisi
         phase = Phase.FREEING
     else:
         phase = Phase.HOLD
-    rule = _rule(party, target_kib)
+    rule = rule_of(party, target_kib)
     held_by = party.hold_reason
     if held_by and not (
         rule in (Rule.FIXED, Rule.UNKNOWN) or target_kib >= given_kib > party.want_kib or guest.stuck_since_s
@@ -387,7 +404,7 @@ def _decide(party: _Party, target_kib: int | None, tuned: Tuning) -> GuestDecisi
         party.want_kib,
         party.floor_kib,
         phase,
-        _status(party),
+        status_of(party),
         party.shrinkable,
         demand is not None and demand.urgent and present_kib < party.demand_kib,
         rule,
@@ -398,42 +415,6 @@ def _decide(party: _Party, target_kib: int | None, tuned: Tuning) -> GuestDecisi
         guest.vm.ram_kib if rule is Rule.RELEASED else party.most_kib,
         held_by,
     )
-
-
-def _rule(party: _Party, target_kib: int) -> Rule:
-    demand = party.guest.demand
-    if party.fixed:
-        return Rule.FIXED
-    if party.guest.released:
-        return Rule.RELEASED
-    if demand is None:
-        return Rule.UNKNOWN
-    demand_kib = demand.demand_kib
-    if target_kib < demand_kib and target_kib < party.demand_kib:
-        return Rule.SHORT
-    if demand_kib > party.demand_kib:
-        return Rule.MAXIMUM
-    if target_kib < party.want_kib:
-        return Rule.PARTLY
-    if target_kib > max(party.want_kib, party.floor_kib) + TOLERANCE_KIB and party.shrinkable:
-        return Rule.SURPLUS
-    if party.want_kib <= party.floor_kib:
-        return Rule.FLOOR
-    return Rule.FALLING if demand.held_kib >= party.want_kib else Rule.BUFFER
-
-
-def _status(party: _Party) -> Status:
-    guest, demand = party.guest, party.guest.demand
-    state = guest.vm.run_state
-    if demand is None or (state is not _RUNNING and state in (RunState.ABSENT, RunState.SHUTDOWN)):
-        return Status.ABSENT
-    has_kib = party.given_kib + TOLERANCE_KIB
-    if has_kib < demand.demand_kib:
-        return Status.WARNING
-    settings = guest.settings
-    if has_kib >= demand.demand_kib * (100 + settings.buffer_percent) // 100 or has_kib >= settings.maximum_kib:
-        return Status.OK
-    return Status.LOW
 
 
 def _headroom_free_kib(snapshot: Snapshot, booked_kib: int) -> int:

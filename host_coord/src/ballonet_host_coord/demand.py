@@ -42,6 +42,10 @@ HOT_SWAP_HALF_LIFE_S = 30.0
 WISH_FRESH_S = 3.0
 """An agent repeats its DEMAND while it is short (up to four a second); three report periods without one end it."""
 
+URGENT_COMMITTED_RATIO = 2
+"""A guest that is short says so, and its own step cannot tell how much it lacks; its commitment can. Now that it has
+shown that it uses what it has committed, this is believed, up to twice what it uses: more would be a reservation."""
+
 HARM_AVAILABLE_RATIO = 0.15
 """Stalls with more than 15 % of the guest available come from a limit inside it; more memory would not cure them."""
 
@@ -153,7 +157,7 @@ def demand_at(
     demand_kib = _demand_kib(estimate, vm, settings)
     urgent = estimate.harmed
     if wish is not None and wish.gen is None and now_s - wish.arrived_s <= WISH_FRESH_S:
-        demand_kib = max(demand_kib, min(wish.want_kib, vm.ram_kib))
+        demand_kib = max(demand_kib, _wished_kib(estimate, wish, vm))
         urgent = True
     passed_s = max(0.0, now_s - estimate.report.arrived_s)
     return Demand(
@@ -172,7 +176,13 @@ def remember(estimate: Estimate, wish: Wish, vm: VmFacts) -> Estimate:
     """A wish that was granted or not: it stays in `held`, so that its memory is not taken back the moment it ends."""
     if wish.gen is not None:
         return estimate
-    return replace(estimate, held_kib=max(estimate.held_kib, float(min(wish.want_kib, vm.ram_kib))))
+    return replace(estimate, held_kib=max(estimate.held_kib, float(_wished_kib(estimate, wish, vm))))
+
+
+def _wished_kib(estimate: Estimate, wish: Wish, vm: VmFacts) -> int:
+    """What a guest that asks is believed to need: its wish, or what it has committed."""
+    proven_kib = min(estimate.committed_kib or 0, estimate.use_kib * URGENT_COMMITTED_RATIO)
+    return min(max(wish.want_kib, proven_kib), vm.ram_kib)
 
 
 def _demand_kib(estimate: Estimate, vm: VmFacts, settings: GuestSettings) -> int:

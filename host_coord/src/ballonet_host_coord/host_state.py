@@ -26,6 +26,10 @@ TIGHT_PSI_SOME_RATIO = 0.10
 CRITICAL_PSI_FULL_RATIO = 0.05
 """Over `PSI_OVER_S`: a tenth of the time somebody on the host waits for memory; a twentieth everybody does."""
 
+PSI_BELOW_RATIO = 0.15
+"""With more than this available the host has memory for whoever waits: it waits inside a limit of its own, which is
+in the host's figures too. No stalls make a host critical that is not tight."""
+
 PSI_OVER_S = 10.0
 """The kernel's own short average; a single reclaim is over by then."""
 
@@ -118,11 +122,11 @@ def _found(watch: HostWatch, total_kib: int, available_kib: int) -> tuple[HostSt
     room = f"{available_kib // 1024} of {total_kib // 1024} MiB available on the host"
     if ratio < critical:
         return HostState.CRITICAL, room
-    if watch.psi_full_ratio > CRITICAL_PSI_FULL_RATIO:
+    if watch.psi_full_ratio > CRITICAL_PSI_FULL_RATIO and ratio < tight:
         return HostState.CRITICAL, f"everything on the host waits for memory {watch.psi_full_ratio:.0%} of the time"
     if ratio < tight:
         return HostState.TIGHT, room
-    if watch.psi_some_ratio > TIGHT_PSI_SOME_RATIO:
+    if watch.psi_some_ratio > TIGHT_PSI_SOME_RATIO and ratio < PSI_BELOW_RATIO:
         return HostState.TIGHT, f"something on the host waits for memory {watch.psi_some_ratio:.0%} of the time"
     return HostState.EASY, ""
 

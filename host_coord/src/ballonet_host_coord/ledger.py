@@ -358,7 +358,8 @@ class Ledger:
             target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
             move = self._moves[guest.name]
             standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
-            if target_kib - standing_kib < grant_least_kib(guest, choice.urgent):
+            missing_kib = choice.target_kib - standing_kib
+            if target_kib - standing_kib < grant_least_kib(guest, choice.urgent, missing_kib):
                 continue
             room_kib -= max(0, booked_at_kib(guest, target_kib) - guest.booking.assigned_kib)
             move.head_for(target_kib)

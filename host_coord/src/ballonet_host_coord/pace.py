@@ -14,6 +14,10 @@ WORTHWHILE_RATIO = 0.03
 SCARCE_LEAST_KIB = 4096
 """While somebody is short, or a guest lacks part of its demand, this much is worth a command."""
 
+GRANT_MOST_KIB = 524288
+"""What is for buffers waits until half of it is there, or 512 MiB, half a second of a donor's way: it comes piece by
+piece as others give, and each piece would be a command."""
+
 STEP_LEAST_KIB = 65536
 STEP_RATIO = 1 / 8
 STEP_AVAILABLE_RATIO = 1 / 2
@@ -28,10 +32,10 @@ def worthwhile_kib(guest: GuestSnapshot) -> int:
     return ratio_kib if ratio_kib > WORTHWHILE_LEAST_KIB else WORTHWHILE_LEAST_KIB
 
 
-def grant_least_kib(guest: GuestSnapshot, urgent: bool) -> int:
-    """The least that is worth a grant to this guest."""
+def grant_least_kib(guest: GuestSnapshot, urgent: bool, missing_kib: int) -> int:
+    """The least that is worth a grant to this guest, which would have `missing_kib` more."""
     lacks = guest.demand is not None and guest.vm.actual_kib < guest.demand.demand_kib
-    return SCARCE_LEAST_KIB if lacks or urgent else worthwhile_kib(guest)
+    return SCARCE_LEAST_KIB if lacks or urgent else max(worthwhile_kib(guest), min(missing_kib // 2, GRANT_MOST_KIB))
 
 
 def step_kib(guest: GuestSnapshot) -> int:

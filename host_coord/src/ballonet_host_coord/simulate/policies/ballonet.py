@@ -8,7 +8,12 @@ What is modelled is the world around them:
   `QUIET_S`; it writes a DEMAND `DEMAND_S` after its guest fell short (the scoring rule's 100 ms), repeated at each turn
   while it is;
 * it answers an INFLATE after `ANSWER_S`, and consents unless its guest is short;
-* what a short guest lacks is in its swap: its use is all it has, its commitment tells the rest.
+* what a short guest lacks is in its swap: its use is all it has, its DEMAND asks for a step more, and its commitment,
+  which is taken to be what it needs as for every other policy that looks at it, tells the rest in the report that goes
+  with the DEMAND.
+
+Not played are boots (a machine is found running; the service would book all of its RAM until its driver answers, 13 s),
+stalls and refaults: demand from harm and the worth of a missed cache are in no figure of the simulator.
 
 Where nothing changes, turns are left out: they would decide the same. So they are, for at most `CALM_S`, where demand
 changes within what a guest has with its buffer, and nothing moves: at most the surplus would be shared anew. What fades
@@ -65,6 +70,9 @@ CALM_S = 10.0
 FADING_LOOKS = 5
 WAITING_MOST_S = 64.0
 """After a turn with nothing to do the next is left out, then the next two, and so on up to this."""
+
+WISH_LEAST_KIB, WISH_PARTS = 131072, 8
+"""What an agent asks for that is short: it sees that memory is missing and not how much (`want.py` of the agent)."""
 
 BUFFER_PERCENT = 20
 LONG_AGO_S = -1e9
@@ -214,7 +222,7 @@ class _Seen:
         demand = self.look(vm, now_s, ledger, tuned).demand
         if self.moved or self.is_short or demand is None:
             return False
-        return vm.assigned_kib >= tuned.buffered_kib(demand.demand_kib, demand.cache_kib, BUFFER_PERCENT)
+        return vm.assigned_kib >= tuned.buffered_kib(demand.demand_kib, demand.cache_kib, self.settings.buffer_percent)
 
     def look(self, vm: Vm, now_s: float, ledger: Ledger, tuned: Tuning) -> GuestSnapshot:
         """This turn's facts; the last turn's where nothing can have changed."""
@@ -235,7 +243,8 @@ class _Seen:
         if (news or refresh) and not vm.silent:
             self._report(vm, facts, now_s, ledger, tuned)
         if self.is_short:
-            self.wish = Wish(vm.shows_kib, 1, 3, arrived_s=now_s)
+            step_kib = max(WISH_LEAST_KIB, actual_kib // WISH_PARTS)
+            self.wish = Wish(min(actual_kib + step_kib, vm.maximum_kib), 1, 3, arrived_s=now_s)
             if self.estimate is not None:
                 self.estimate = remember(self.estimate, self.wish, facts)
         target_kib = ledger.target_kib(vm.name)
