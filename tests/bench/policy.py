@@ -26,6 +26,7 @@ from goals import DENSITIES, GUEST_COUNTS, OURS, ByPolicy, Goal
 
 from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.ledger import Ledger
+from ballonet_host_coord.model import HostSnapshot, Snapshot
 from ballonet_host_coord.simulate import runs, sources
 from ballonet_host_coord.simulate.density import Density, density, fixed_count
 from ballonet_host_coord.simulate.mixes import MIXES
@@ -33,7 +34,7 @@ from ballonet_host_coord.simulate.policies.qmemman import Domain, balance
 from ballonet_host_coord.simulate.policies.registry import POLICIES
 from ballonet_host_coord.simulate.runs import Budget, Job, Outcome
 from ballonet_host_coord.simulate.sources import DAY_H, HOUR_S, Source
-from ballonet_host_coord.water import Taker, fill
+from ballonet_host_coord.water import Taker
 
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 WEEK = "bitbrains-rnd/2013-08-week1-64vm.csv.gz"
@@ -223,11 +224,14 @@ def decide_ms(quick: bool) -> dict[str, dict[int, float]]:
 
 
 def worst_share(cases: int) -> float:
-    """How far the project's sharing is from exact water-filling (by bisection of the level), at worst, of a share."""
+    """How far what is decided under scarcity is from exact water-filling (by bisection of the level), at worst, of a
+    share. Nobody holds more than its minimum, and no headroom is kept, for which what is held is not taken back."""
     worst = 0.0
     for supply_kib, takers in _shares(cases):
-        for got_kib, exact_kib in zip(fill(supply_kib, takers), exact(supply_kib, takers), strict=True):
-            worst = max(worst, abs(got_kib - exact_kib) / exact_kib)
+        guests = tuple(decide.scarce_guest(f"g{index}", *taker[1:]) for index, taker in enumerate(takers))
+        decided = one_iteration(Snapshot(decide.NOW_S, HostSnapshot(supply_kib, 0), guests)).guests
+        for choice, exact_kib in zip(decided, exact(supply_kib, takers), strict=True):
+            worst = max(worst, abs(choice.target_kib - exact_kib) / exact_kib)
     return worst
 
 
