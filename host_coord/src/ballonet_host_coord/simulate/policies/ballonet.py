@@ -68,8 +68,8 @@ CALM_S = 10.0
 """The service turns each second. Nobody lacks anything meanwhile, and surplus is not shared anew for a few seconds."""
 
 FADING_LOOKS = 5
-WAITING_MOST_S = 64.0
-"""After a turn with nothing to do the next is left out, then the next two, and so on up to this."""
+WAITING_GROWTH, WAITING_MOST_S = 4.0, 64.0
+"""After a turn with nothing to do the next comes a second later, then four, and so on up to this."""
 
 WISH_LEAST_KIB, WISH_PARTS = 131072, 8
 """What an agent asks for that is short: it sees that memory is missing and not how much (`want.py` of the agent)."""
@@ -180,13 +180,13 @@ class Ballonet:
             return
         if any(seen.is_short for seen in self._seen.values()):
             self._again_s = now_s + self._waited_s
-            self._waited_s = min(self._waited_s * 2, WAITING_MOST_S)
+            self._waited_s = min(self._waited_s * WAITING_GROWTH, WAITING_MOST_S)
             return
         fades_s = self._tuned.held_half_life_s / FADING_LOOKS
         fading = self._tuned.surplus_ratio < 1.0 and any(seen.fades for seen in self._seen.values())
         if self._waited_s < WAITING_MOST_S:
             self._again_s = now_s + self._waited_s
-            self._waited_s = min(self._waited_s * 2, WAITING_MOST_S)
+            self._waited_s = min(self._waited_s * WAITING_GROWTH, WAITING_MOST_S)
         else:
             self._again_s = inf
         if fading:
