@@ -129,7 +129,7 @@ def of_density(mix: str, vm_count: int, fixed_count: int, ratio: float, others: 
     beside = "".join(f", {who} {value:.2f}" for who, value in others.items())
     return Goal(
         f"{mix}: machines per fixed size", f">= {wanted} x" if wanted else "(for information)", ratio,
-        ratio >= wanted if wanted else None, f"{vm_count} instead of {fixed_count}{beside}",
+        ratio >= wanted if wanted else None, f"at least {vm_count} instead of {fixed_count}{beside}",
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import HostSnapshot, Snapshot
 from ballonet_host_coord.simulate import runs, sources
-from ballonet_host_coord.simulate.density import Density, density, fixed_count
+from ballonet_host_coord.simulate.density import LIMIT_RATIO, Density, density, fixed_count
 from ballonet_host_coord.simulate.mixes import MIXES
 from ballonet_host_coord.simulate.policies.qmemman import Domain, balance
 from ballonet_host_coord.simulate.policies.registry import POLICIES
@@ -50,8 +50,9 @@ MIX_HOURS = {"desktops-staggered": (6.0, 19.0), "desktops-storm": (7.5, 9.5), "s
 MOST_PER_FIXED = 3
 # Density beside ours and near it: the cheapest policy that is any good. Ours is searched for from there.
 BESIDE = "lazy"
-# Of the fixed count: how exact the searches are.
-ROUGH_PARTS, EXACT_PARTS = 20, 80
+# Of the fixed count: how exact the searches are. Ours takes a minute and more for each count, so it goes up from its goal
+# in a few steps, and what it reaches is "at least".
+ROUGH_PARTS, OUR_PARTS, OUR_STEPS = 20, 12, 2
 PARTS = (
     "week", "builds", "together", "frontier", "slider", *(f"density-{mix}" for mix in DENSITIES), "decision", "shares",
 )  # fmt: skip
@@ -179,7 +180,7 @@ def density_of(mix: str, quick: bool) -> tuple[Density, Density]:
     machines = sources.window(sources.guests_of(courses[:most]), begin_h, end_h)
     needed_kib: dict[int, int] = {}
 
-    def search(who: str, begin: int, parts: int) -> Density:
+    def unmet_of(who: str) -> Callable[[int], float]:
         def unmet_ratio(count: int) -> float:
             # More than even the clairvoyant could place needs no run.
             needed_kib[count] = needed_kib.get(count) or sources.needed_kib(machines[:count])
@@ -189,11 +190,20 @@ def density_of(mix: str, quick: bool) -> tuple[Density, Density]:
             say(f"{mix}: {count} under {who}: unmet {unmet:.3g}")
             return unmet
 
-        step = max(1, fixed // ROUGH_PARTS)
-        return density(unmet_ratio, fixed, most, begin=begin, step=step, within=max(1, fixed // parts))
+        return unmet_ratio
 
-    beside = search(BESIDE, fixed * 3 // 2, ROUGH_PARTS)
-    return search(OURS, beside.vm_count, EXACT_PARTS), beside
+    step = max(1, fixed // ROUGH_PARTS)
+    beside = density(unmet_of(BESIDE), fixed, most, begin=fixed * 3 // 2, step=step, within=step)
+    ours = unmet_of(OURS)
+    tried: dict[int, float] = {}
+    reached = 0
+    for number in range(OUR_STEPS + 1):
+        count = min(most, math.ceil(fixed * (DENSITIES[mix] or 1.0)) + number * max(1, fixed // OUR_PARTS))
+        tried[count] = ours(count)
+        if tried[count] > LIMIT_RATIO:
+            break
+        reached = count
+    return Density(reached, fixed, tried), beside
 
 
 def decide_ms(quick: bool) -> dict[str, dict[int, float]]:
