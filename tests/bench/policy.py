@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -48,10 +49,10 @@ SEED = 1
 # All that is special about the storm is its minute, at eight.
 MIX_HOURS = {"desktops-staggered": (6.0, 19.0), "desktops-storm": (7.5, 9.5), "servers": (0.0, DAY_H)}
 MOST_PER_FIXED = 3
-# Density beside ours and near it: the cheapest policy that is any good. Ours is searched for from there.
+# Density beside ours: the cheapest policy that is any good.
 BESIDE = "lazy"
-# Of the fixed count: how exact the searches are. Ours takes a minute and more for each count, so it goes up from its goal
-# in a few steps, and what it reaches is "at least".
+# Of the fixed count: how exact the searches are. Ours takes a minute and more for each count, so it goes up from its
+# goal in a few steps, and what it reaches is "at least".
 ROUGH_PARTS, OUR_PARTS, OUR_STEPS = 20, 12, 2
 PARTS = (
     "week", "builds", "together", "frontier", "slider", *(f"density-{mix}" for mix in DENSITIES), "decision", "shares",
