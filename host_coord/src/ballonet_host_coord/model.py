@@ -60,7 +60,7 @@ class DemandModel(StrEnum):
     BALLONET = "ballonet"
     """Use, a bounded share of what is committed, and harm."""
     HYPERV = "hyperv"
-    """Committed memory and nothing else: the reference that operators know."""
+    """Committed memory, raised by a DEMAND alone: the reference that operators know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class Tuning:
 
 
 CURVE = {
-    # Twice the buffer, the past kept for a day: the peak of yesterday's working hours still has its room. Half of what
-    # waits in a healthy, busy guest (1 %), five times over, is harm.
+    # Twice the buffer, the past kept for a day: the peak of yesterday's working hours still has its room. Five times
+    # the waiting of a healthy, busy guest (1 %) is harm.
     0: Tuning(2.0, 86400.0, 0.5, 0.05, 1.0),
     # The buffer as set, the past kept for hours.
     25: Tuning(1.0, 7200.0, 0.35, 0.08, 1.0),
