@@ -14,6 +14,7 @@ from ballonet_protocol import (
     Demand,
     DemandWhy,
     Event,
+    MoveStatus,
     PolicyAck,
     PolicyStatus,
     Report,
@@ -51,6 +52,18 @@ def test_busy_guest_is_reported_sooner(stage) -> None:
     assert 20 <= len(reports) <= 41
     times = [report.boottime_ms for report in reports]
     assert all(later - earlier >= 250 for earlier, later in itertools.pairwise(times))
+
+
+def test_moving_guest_is_reported_often(stage) -> None:
+    """While a consent's move is under way the host hears four times a second, whatever the period."""
+    stage.open()
+    stage.send(SetPolicy(gen=1, report_ms=60_000))
+    stage.wait(5)
+    stage.inflate(600 * MIB)
+    assert len(only(stage.wait(5), Report)) in range(18, 22)
+    stage.guest.inflate(424 * MIB)
+    assert any(report.status == MoveStatus.REACHED for report in only(stage.wait(1), Report))
+    assert only(stage.wait(20), Report) == []
 
 
 def test_report_period_from_the_coordinator(stage) -> None:
