@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from ballonet_host_coord.config import DEMAND_KEYS, GUEST_KEYS, HOST_KEYS, TomlSettings
+from ballonet_host_coord.config import TomlSettings
+from ballonet_host_coord.settings_values import DEMAND_KEYS, GUEST_KEYS, HOST_KEYS
 
 from .host_coord.simulate.recorded import write_recording
 from .readme import BY_HAND, COORDINATOR, ROOT, SIMULATE, commands, lines, qemu_options, section, settings_example

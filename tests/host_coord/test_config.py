@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ballonet_host_coord.config import ConfigError, Fault, TomlSettings, least_budget_kib
-from ballonet_host_coord.model import DemandModel, GuestSettings, HostSettings, Settings, StopPolicy
+from ballonet_host_coord.model import DemandModel, GuestRules, GuestSettings, HostSettings, Settings, StopPolicy
 from ballonet_host_coord.simulated.stores import SimulatedHostMemory
 
 MIB = 1024
@@ -69,7 +69,8 @@ def test_defaults_fill_what_a_guest_does_not_say(tmp_path: Path) -> None:
         channel_path="/run/vm/beta.agent",
         **common,
     )
-    assert settings == Settings(HostSettings(budget_kib=1920 * MIB), (alpha, beta))
+    assert (settings.host, settings.guests) == (HostSettings(budget_kib=1920 * MIB), (alpha, beta))
+    assert settings.libvirt_uri is None
 
 
 def test_every_key_reaches_the_model(tmp_path: Path) -> None:
@@ -316,3 +317,31 @@ def test_the_host_is_the_budget_where_none_is_named(tmp_path: Path) -> None:
     path.write_text('[host]\nreserve = "3000M"\n' + ONE_GUEST)
     source.load()
     assert "[guest.web] can never start" in source.warnings[0]
+
+
+def test_patterns_speak_of_every_guest_that_they_fit(tmp_path: Path) -> None:
+    """A pattern's values are stronger than [defaults] and weaker than the guest's own; a later pattern wins."""
+    patterns = '[guest."*"]\nweight = 1\nbuffer = 5\n[guest."al*"]\nweight = 2\n[guest."b?ta"]\nminimum = "64M"\n'
+    alpha, beta = load(tmp_path, TWO_GUESTS + patterns).guests
+    assert (alpha.weight, alpha.buffer_percent, alpha.minimum_kib) == (2, 5, 256 * MIB)
+    assert (beta.weight, beta.buffer_percent, beta.minimum_kib) == (1, 5, 64 * MIB)
+
+
+def test_a_pattern_names_no_socket(tmp_path: Path) -> None:
+    """A socket belongs to one guest: a section for several cannot have one."""
+    with pytest.raises(ConfigError, match=r'\[guest."w\*"\] qmp = "/a/q": unknown; keys are minimum'):
+        load(tmp_path, '[guest."w*"]\nqmp = "/a/q"\n')
+
+
+def test_libvirt_section(tmp_path: Path) -> None:
+    """With [libvirt] a section without sockets speaks of a domain and needs nothing; its values wait for the domain."""
+    settings = load(tmp_path, '[libvirt]\ndomains = ["web*", "db"]\n[guest.db]\nweight = 9000\n')
+    assert (settings.libvirt_uri, settings.libvirt_domains) == ("qemu:///system", ("web*", "db"))
+    assert settings.guests == ()
+    assert settings.rules == GuestRules(sections=(("db", (("weight", 9000),)),))
+
+
+def test_libvirt_domains_are_a_list(tmp_path: Path) -> None:
+    """An empty list would manage nothing and say so nowhere."""
+    with pytest.raises(ConfigError, match=r"\[libvirt\] domains = \[\]: allowed is a list of texts"):
+        load(tmp_path, "[libvirt]\ndomains = []\n")

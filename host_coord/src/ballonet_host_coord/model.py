@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from .decision import (
     AskInflate,
@@ -110,9 +111,23 @@ class HostSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestRules:
+    """The sections that speak of guests, in the order of the files: name or pattern, and attributes of GuestSettings.
+    guest_rules.py says what they come to for one guest."""
+
+    defaults: tuple[tuple[str, Any], ...] = ()
+    sections: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     host: HostSettings
     guests: tuple[GuestSettings, ...]
+    """Those with a QMP socket of their own."""
+    libvirt_uri: str | None = None
+    libvirt_domains: tuple[str, ...] = ("*",)
+    """Patterns; a domain that fits none is not ours."""
+    rules: GuestRules = GuestRules()
 
 
 # --- facts from the hypervisor and the host's kernel ----------------------------------------------------

@@ -1,0 +1,85 @@
+"""What applies to a guest that the settings do not name one by one: from its name, its size and its own metadata.
+
+Strongest first: what was set while the service ran (`ballonet set`), the domain's metadata, its section
+`[guest.NAME]`, the sections whose pattern fits (a later one over an earlier one), `[defaults]`, and what follows from
+its size. A value that is at odds with the machine does not keep the guest out: it is taken as near as the machine
+allows, and the guest's line in `status` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from .model import GuestRules, GuestSettings
+from .settings_values import DEFAULT_KEYS, GUEST_KEYS, Wrong, as_toml, exact, from_text
+
+MINIMUM_PART = 4
+MINIMUM_LEAST_KIB = 512 * 1024
+"""A guest for which nobody gave a minimum keeps a quarter of its memory, at least 512 MiB. Its agent's floor holds
+besides."""
+
+PATTERN_CHARACTERS = "*?["
+
+Values = Mapping[str, Any]
+"""Attribute of GuestSettings -> value."""
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a section's name stands for several guests (fnmatch: `*`, `?`, `[abc]`)."""
+    return any(character in name for character in PATTERN_CHARACTERS)
+
+
+def values_for(rules: GuestRules, name: str) -> dict[str, Any]:
+    """What the files say of a guest of this name; the strongest speaks last."""
+    values = dict(rules.defaults)
+    for pattern, said in rules.sections:
+        if is_pattern(pattern) and fnmatchcase(name, pattern):
+            values.update(said)
+    for section, said in rules.sections:
+        if section == name:
+            values.update(said)
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What discovery knows of a machine. Sizes are the hypervisor's: `-m`, and what it boots with."""
+
+    name: str
+    maximum_kib: int
+    startup_kib: int
+    untrusted_policy: tuple[tuple[str, str], ...] = ()
+    """The attributes of its `policy` metadata: whoever may edit the domain wrote them."""
+
+
+def settings_for(rules: GuestRules, machine: Machine, changed: Values | None = None) -> tuple[GuestSettings, list[str]]:
+    """The guest's settings, and one sentence for each value that could not be taken as it was given."""
+    values = values_for(rules, machine.name)
+    notes = []
+    for key, untrusted_text in machine.untrusted_policy:
+        try:
+            values[DEFAULT_KEYS[key][0] if key in DEFAULT_KEYS else key] = from_text(DEFAULT_KEYS, key, untrusted_text)
+        except Wrong as wrong:
+            notes.append(f"metadata {key}={as_toml(untrusted_text)}: {wrong}")
+    values.update(changed or {})
+    ram_kib = machine.maximum_kib
+    maximum_kib = _within("maximum", values.get("maximum_kib", ram_kib), 1, ram_kib, notes)
+    usual_kib = min(maximum_kib, max(MINIMUM_LEAST_KIB, maximum_kib // MINIMUM_PART))
+    minimum_kib = _within("minimum", values.get("minimum_kib", usual_kib), 1, maximum_kib, notes)
+    boots_with_kib = max(minimum_kib, min(maximum_kib, machine.startup_kib))
+    startup_kib = _within("startup", values.get("startup_kib", boots_with_kib), minimum_kib, maximum_kib, notes)
+    known = {attribute for attribute, _ in GUEST_KEYS.values()}
+    rest = {name: value for name, value in values.items() if name in known and not name.endswith("imum_kib")}
+    rest.pop("startup_kib", None)
+    return GuestSettings(machine.name, minimum_kib, startup_kib, maximum_kib, **rest), notes
+
+
+def _within(what: str, kib: int, least_kib: int, most_kib: int, notes: list[str]) -> int:
+    if least_kib <= kib <= most_kib:
+        return kib
+    taken_kib = most_kib if kib > most_kib else least_kib
+    notes.append(f"{what} {exact(kib)} does not fit this machine; {exact(taken_kib)} is in force")
+    return taken_kib
