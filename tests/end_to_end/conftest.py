@@ -127,12 +127,14 @@ def play() -> Callable[..., Stage]:
         characters: dict[str, Character] | None = None,
         observe: bool = False,
         prepare: Callable[[House], None] = lambda house: None,
+        discovered: bool = False,
     ) -> Stage:
         stages: list[Stage] = []
 
         async def main() -> None:
             async with trio.open_nursery() as nursery:
-                house = House(settings or two_guests(), 1024 * MIB, 4 * GIB, characters, observe=observe)
+                options = {"observe": observe, "discovered": discovered}
+                house = House(settings or two_guests(), 1024 * MIB, 4 * GIB, characters, **options)
                 prepare(house)
                 stage = Stage(house, nursery)
                 stages.append(stage)

@@ -122,7 +122,7 @@ def test_an_order_from_before_a_loss_is_not_carried_out_afterwards(play):
         vm = stage.house.vms["alpha"]
         vm.hung = True
         await trio.sleep(15)
-        stage.house.coordinator._attendants["alpha"].order(SetTarget("alpha", 301 * MIB, "old"))
+        stage.house.coordinator.guests["alpha"].order(SetTarget("alpha", 301 * MIB, "old"))
         vm.hung = False
         await trio.sleep(10)
         assert 301 * MIB not in [target_kib for _, target_kib in vm.targets]

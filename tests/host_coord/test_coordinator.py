@@ -102,6 +102,6 @@ def test_a_host_that_recovers_is_said_to_have(caplog: pytest.LogCaptureFixture) 
 def test_reports_are_folded_with_the_operators_slider_and_model(slider: int) -> None:
     """The estimate of each guest uses the settings of the host."""
     coordinator = coordinator_of(HostThatSays(), slider=slider, demand_model=DemandModel.HYPERV)
-    (attendant,) = coordinator._attendants.values()
+    (attendant,) = coordinator.guests
     assert attendant.record.tuned == tuning(slider)
     assert attendant.record.demand_model is DemandModel.HYPERV

@@ -25,6 +25,7 @@ from .ledger import Ledger
 from .model import (
     Command,
     Decision,
+    GuestSettings,
     HostFacts,
     HostSnapshot,
     Residency,
@@ -32,7 +33,8 @@ from .model import (
     Snapshot,
 )
 from .overdraft import OverdraftWatch
-from .ports import Clock, HostMemory, Hypervisor, PortError, Recorder, StateStore
+from .ports import Clock, Discovery, HostMemory, Hypervisor, PortError, Recorder, StateStore
+from .roster import Roster
 from .session import AgentSession, Randomness
 from .slider import tuning
 from .snapshot import decision_to_json, snapshot_to_json
@@ -58,6 +60,7 @@ class Coordinator:
         state: StateStore,
         randomness: Randomness,
         observe: bool = False,
+        discovery: Discovery | None = None,
     ) -> None:
         self.settings = settings
         self.observe = observe
@@ -74,30 +77,37 @@ class Coordinator:
         self._urgent = False
         self._overdraft = OverdraftWatch()
         self._host_watch = HostWatch()
-        self._attendants = {
-            guest.name: Attendant(
-                GuestRecord(guest, AgentSession(randomness, settings.host.report_ms), self.ledger, observe),
-                hypervisor.vm(guest.name),
-                self,
-            )
-            for guest in settings.guests
-        }
-        for name, attendant in self._attendants.items():
-            attendant.record.released = bool(state.get(f"released:{name}"))
-            attendant.record.tuned = tuning(settings.host.slider)
-            attendant.record.demand_model = settings.host.demand_model
+        self._hypervisor = hypervisor
+        self._discovery = discovery
+        self._randomness = randomness
+        self.guests = Roster(self._attendant, settings.rules, lambda name: {})
+        self.guests.named(settings.guests)
+
+    def _attendant(self, guest: GuestSettings) -> Attendant:
+        host = self.settings.host
+        record = GuestRecord(guest, AgentSession(self._randomness, host.report_ms), self.ledger, self.observe)
+        record.released = bool(self._state.get(f"released:{guest.name}"))
+        record.tuned = tuning(host.slider)
+        record.demand_model = host.demand_model
+        return Attendant(record, self._hypervisor.vm(guest.name), self)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
         try:
             async with trio.open_nursery() as nursery:
-                for attendant in self._attendants.values():
-                    nursery.start_soon(attendant.run)
+                self.guests.attend_in(nursery)
+                if self._discovery is not None:
+                    nursery.start_soon(self._discover, self._discovery)
                 task_status.started()
                 await self._decide_for_ever()
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                 await self._stop()
+
+    async def _discover(self, discovery: Discovery) -> None:
+        while True:
+            self.guests.found(await discovery.next_machines())
+            self.wake()
 
     def wake(self, urgent: bool = False) -> None:
         """Facts have changed that a decision should not wait for."""
@@ -149,17 +159,18 @@ class Coordinator:
 
     def turn(self, now_s: float) -> list[Command]:
         """One decision from what is known now; its commands go to the guests' queues."""
+        self.guests.let_go()
         snapshot = self._take_snapshot(now_s)
         decision = one_iteration(snapshot)
         commands = [] if self.observe else self.ledger.step(snapshot, decision)
         self.snapshot, self.decision = snapshot, decision
         for command in commands:
             log.info("%s: %s", command.guest, describe(command))
-            self._attendants[command.guest].order(command)
-        for name, attendant in self._attendants.items():
+            self.guests[command.guest].order(command)
+        for attendant in self.guests:
             attendant.record.note_taken_back(now_s)
-            if lowered_kib := self.ledger.lowered_kib(name):
-                log.warning("%s: another mover made it smaller by %d MiB", name, lowered_kib // 1024)
+            if lowered_kib := self.ledger.lowered_kib(attendant.record.name):
+                log.warning("%s: another mover made it smaller by %d MiB", attendant.record.name, lowered_kib // 1024)
         self._watch_overdraft(decision, now_s)
         if self._recorder is not None:
             value = {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
@@ -183,7 +194,7 @@ class Coordinator:
                 self._host_watch.lacking_kib,
                 self._host_watch.why,
             ),
-            guests=tuple(attendant.record.snapshot(now_s) for attendant in self._attendants.values()),
+            guests=tuple(attendant.record.snapshot(now_s) for attendant in self.guests),
             observe=self.observe,
         )
 
@@ -200,7 +211,7 @@ class Coordinator:
 
     async def _stop(self) -> None:
         async with trio.open_nursery() as nursery:
-            for attendant in self._attendants.values():
+            for attendant in self.guests:
                 nursery.start_soon(attendant.stop, self.settings.host.stop_policy, self.observe)
 
     # --- the operator ------------------------------------------------------------------------------------
@@ -220,7 +231,7 @@ class Coordinator:
 
     async def _handle_status(self, arguments: dict[str, Any]) -> dict[str, Any]:
         snapshot, decision = self._last_turn()
-        details = {name: attendant.record.detail for name, attendant in self._attendants.items()}
+        details = {attendant.record.name: attendant.record.said for attendant in self.guests}
         return summarise(snapshot, decision, details, self.alarm)
 
     async def _handle_snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -245,16 +256,16 @@ class Coordinator:
         if self.observe:
             raise ValueError("observing: nothing is moved, so nothing can be released")
         force = bool(arguments.get("force"))
-        names = list(self._attendants) if arguments.get("all") else [self._known(arguments)]
+        names = list(self.guests.names) if arguments.get("all") else [self._known(arguments)]
         now_s = self.clock.now()
         for name in names:
-            self._attendants[name].record.released = True
-            if force and (command := self.ledger.force(name, self._attendants[name].record.vm)):
-                self._attendants[name].order(command)
+            self.guests[name].record.released = True
+            if force and (command := self.ledger.force(name, self.guests[name].record.vm)):
+                self.guests[name].order(command)
         self.turn(now_s)
         answers = []
         for name in names:
-            vm = self._attendants[name].record.vm
+            vm = self.guests[name].record.vm
             granted_kib = min(self.ledger.target_kib(name) or vm.actual_kib, vm.ram_kib)
             missing_kib = vm.ram_kib - granted_kib
             answers.append(
@@ -264,7 +275,7 @@ class Coordinator:
 
     async def _handle_resume(self, arguments: dict[str, Any]) -> dict[str, Any]:
         name = self._known(arguments)
-        self._attendants[name].record.released = False
+        self.guests[name].record.released = False
         self.wake()
         return {"name": name, **self._save([name], released=False)}
 
@@ -283,6 +294,6 @@ class Coordinator:
 
     def _known(self, arguments: dict[str, Any]) -> str:
         name = arguments.get("guest")
-        if not isinstance(name, str) or name not in self._attendants:
-            raise LookupError(f"no guest {name!r}; known: {', '.join(self._attendants) or 'none'}")
+        if not isinstance(name, str) or name not in self.guests:
+            raise LookupError(f"no guest {name!r}; known: {', '.join(self.guests.names) or 'none'}")
         return name

@@ -51,6 +51,8 @@ class GuestRecord:
         self.tuned = DEFAULT_TUNING
         self.demand_model = DemandModel.BALLONET
         self.detail = "not seen yet"
+        self.notes: tuple[str, ...] = ()
+        """What of its settings could not be taken as it was given."""
         self._unseen = True
         self._seen = False
         self._answered = False
@@ -61,6 +63,11 @@ class GuestRecord:
         self._agent_report_s = float("-inf")
         self._wish: Wish | None = None
         self._statistics_s = float("-inf")
+
+    @property
+    def said(self) -> str:
+        """For the guest's line in `status`; empty when there is nothing to say."""
+        return "; ".join([*([self.detail] if self.detail else []), *self.notes])
 
     @property
     def name(self) -> str:
@@ -133,6 +140,10 @@ class GuestRecord:
         taken_kib = self._ledger.taken_back_kib(self.name)
         if taken_kib and (self._wish is None or self._wish.want_kib < self.vm.actual_kib):
             self.wished(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
+
+    def dismissed(self) -> None:
+        """It is no guest any more: nothing is promised to it."""
+        self._ledger.forget(self.name)
 
     # --- facts out ---------------------------------------------------------------------------------------
 

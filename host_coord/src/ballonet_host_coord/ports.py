@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .guest_rules import Machine
 from .model import (
     HostFacts,
     Residency,
@@ -91,6 +92,14 @@ class Hypervisor(Protocol):
     def list(self) -> tuple[str, ...]: ...
 
     def vm(self, name: str) -> VmPort: ...
+
+
+class Discovery(Protocol):
+    """A hypervisor that knows of machines which no settings name. Its `Hypervisor.vm` takes their names."""
+
+    async def next_machines(self) -> tuple[Machine, ...]:
+        """All machines that run, at the first call and then each time the answer has changed. Never raises PortError:
+        while the hypervisor is away, what was known last holds."""
 
 
 class ReportSink(Protocol):

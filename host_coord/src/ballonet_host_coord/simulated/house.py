@@ -7,6 +7,7 @@ Unix sockets).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import trio
 
@@ -17,7 +18,7 @@ from ballonet_host_coord.ports import Clock, Recorder, StateStore
 
 from .channels import MemoryChannel, UnixChannel
 from .guest import SimulatedAgent
-from .hypervisor import SimulatedHypervisor, SimulatedVm
+from .hypervisor import SimulatedDiscovery, SimulatedHypervisor, SimulatedVm
 from .machine import Character, SimulatedMachine
 from .stores import CountedRandomness, MemoryState, SimulatedHostMemory
 
@@ -35,7 +36,9 @@ class House:
         observe: bool = False,
         recorder: Recorder | None = None,
         clock: Clock | None = None,
+        discovered: bool = False,
     ) -> None:
+        """With `discovered` the coordinator is not told of the guests: it hears of them from `discovery`."""
         now_s = trio.current_time()
         self.settings = settings
         self.state: StateStore = MemoryState()
@@ -51,13 +54,14 @@ class House:
             self.machines[guest.name] = machine
             self.vms[guest.name] = SimulatedVm(machine, channel.connect)
             self.agents[guest.name] = SimulatedAgent(machine)
+        self.discovery = SimulatedDiscovery() if discovered else None
         self.host_memory = SimulatedHostMemory(total_kib, list(self.machines.values()))
         self.coordinator = self.new_coordinator(observe)
 
     def new_coordinator(self, observe: bool = False) -> Coordinator:
         """A coordinator that knows nothing yet, before the same machines and the same persistent state."""
         return Coordinator(
-            self.settings,
+            self.settings if self.discovery is None else replace(self.settings, guests=()),
             SimulatedHypervisor(self.vms.values()),
             self.host_memory,
             self._clock,
@@ -65,6 +69,7 @@ class House:
             self.state,
             CountedRandomness(),
             observe=observe,
+            discovery=self.discovery,
         )
 
     async def live(self) -> None:

@@ -7,6 +7,7 @@ from math import inf
 
 import trio
 
+from ballonet_host_coord.guest_rules import Machine
 from ballonet_host_coord.model import VmEvent, VmEventKind, VmFacts
 from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
@@ -101,3 +102,22 @@ class SimulatedHypervisor:
 
     def vm(self, name: str) -> SimulatedVm:
         return self._vms[name]
+
+
+class SimulatedDiscovery:
+    """Tells of the machines that it was last told of."""
+
+    def __init__(self) -> None:
+        self._machines: tuple[Machine, ...] = ()
+        self._news = trio.Event()
+        self._news.set()
+
+    def tell(self, machines: Iterable[Machine]) -> None:
+        """From now on these are the machines that run."""
+        self._machines = tuple(machines)
+        self._news.set()
+
+    async def next_machines(self) -> tuple[Machine, ...]:
+        await self._news.wait()
+        self._news = trio.Event()
+        return self._machines

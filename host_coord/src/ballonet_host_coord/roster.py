@@ -1,0 +1,146 @@
+"""Who is a guest now: those that the settings name, and those that the hypervisor brings and takes away.
+
+The roster holds one attendant for each and a scope to end it by. A machine that discovery no longer lists is let go
+only when its attendant has seen that it is gone: until then it may hold memory, and stays in the books (I1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import trio
+
+from .attendant import Attendant
+from .guest_rules import Machine, settings_for
+from .model import GuestRules, GuestSettings, RunState
+
+log = logging.getLogger("ballonet")
+
+MakeAttendant = Callable[[GuestSettings], Attendant]
+
+
+class Roster:
+    """`named` and `found` bring it up to date; each new attendant runs in the nursery that `attend_in` was given."""
+
+    def __init__(self, make: MakeAttendant, rules: GuestRules, changed: Callable[[str], Mapping[str, Any]]) -> None:
+        """`changed` is what an operator has set for a guest beyond files and metadata: attribute -> value."""
+        self._make = make
+        self._rules = rules
+        self._changed = changed
+        self._attendants: dict[str, Attendant] = {}
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._machines: dict[str, Machine] = {}
+        self._leaving: set[str] = set()
+        self._nursery: trio.Nursery | None = None
+
+    def __iter__(self) -> Iterator[Attendant]:
+        return iter(self._attendants.values())
+
+    def __len__(self) -> int:
+        return len(self._attendants)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._attendants
+
+    def __getitem__(self, name: str) -> Attendant:
+        """Raises KeyError."""
+        return self._attendants[name]
+
+    def get(self, name: str) -> Attendant | None:
+        return self._attendants.get(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._attendants)
+
+    # --- who comes and goes ------------------------------------------------------------------------------
+
+    def named(self, guests: Iterable[GuestSettings]) -> None:
+        """The guests that the settings name by their sockets, at start or after a change of the files."""
+        wanted = {guest.name: guest for guest in guests}
+        for name in [name for name in self._attendants if name not in self._machines and name not in wanted]:
+            self._end(name)
+        for name, settings in wanted.items():
+            if self._machines.pop(name, None) is not None:  # reached another way from now on
+                self._leaving.discard(name)
+                self._end(name)
+            self._take(settings, [])
+
+    def found(self, machines: Iterable[Machine]) -> None:
+        """Every machine that discovery knows of now."""
+        now = {machine.name: machine for machine in machines}
+        for name in self._machines:
+            if name not in now and name not in self._leaving:
+                self._leaving.add(name)
+        for name, machine in now.items():
+            if name in self._attendants and name not in self._machines:
+                if self._attendants[name].record.notes != (NAMED_TWICE,):
+                    log.warning("%s: %s", name, NAMED_TWICE)
+                    self._attendants[name].record.notes = (NAMED_TWICE,)
+                continue
+            self._leaving.discard(name)
+            self._machines[name] = machine
+            self._take(*settings_for(self._rules, machine, self._changed(name)))
+        self.let_go()
+
+    def ruled(self, rules: GuestRules) -> None:
+        """The files say something else."""
+        self._rules = rules
+        for name in list(self._machines):
+            self.refresh(name)
+
+    def refresh(self, name: str) -> None:
+        """What an operator has set for this guest is another now."""
+        if machine := self._machines.get(name):
+            self._take(*settings_for(self._rules, machine, self._changed(name)))
+
+    def let_go(self) -> None:
+        """End the attendants of machines that have left and hold nothing any more."""
+        for name in list(self._leaving):
+            if self._attendants[name].record.vm.run_state is RunState.ABSENT:
+                self._leaving.discard(name)
+                self._machines.pop(name)
+                self._end(name)
+
+    # --- their tasks -------------------------------------------------------------------------------------
+
+    def attend_in(self, nursery: trio.Nursery) -> None:
+        """From now on attendants run, those that are there and those to come."""
+        self._nursery = nursery
+        for name in self._attendants:
+            self._start(name)
+
+    def _take(self, settings: GuestSettings, notes: list[str]) -> None:
+        attendant = self._attendants.get(settings.name)
+        if attendant is None:
+            self._attendants[settings.name] = attendant = self._make(settings)
+            self._start(settings.name)
+        for note in notes:
+            if note not in attendant.record.notes:
+                log.warning("%s: %s", settings.name, note)
+        attendant.record.settings = settings
+        attendant.record.notes = tuple(notes)
+
+    def _start(self, name: str) -> None:
+        if self._nursery is None:
+            return
+        scope = self._scopes[name] = trio.CancelScope()
+        attendant = self._attendants[name]
+
+        async def run() -> None:
+            with scope:
+                await attendant.run()
+
+        self._nursery.start_soon(run)
+
+    def _end(self, name: str) -> None:
+        attendant = self._attendants.pop(name)
+        attendant.record.dismissed()
+        if scope := self._scopes.pop(name, None):
+            scope.cancel()
+        log.info("%s: is no guest of ours any more", name)
+
+
+NAMED_TWICE = "a libvirt domain has this name too; the guest with the QMP socket is meant"

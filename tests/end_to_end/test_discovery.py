@@ -1,0 +1,83 @@
+"""Guests that nobody named: they come with their machines, have what the rules say, and go with their memory."""
+
+from __future__ import annotations
+
+import trio
+
+from ballonet_host_coord.guest_rules import Machine
+from ballonet_host_coord.model import LinkState, SetTarget
+
+MIB = 1024
+ALPHA = Machine("alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))
+BETA = Machine("beta", 1024 * MIB, 512 * MIB, (("minimum", "256M"), ("weight", "many")))
+
+
+def names(stage):
+    return [guest.name for guest in stage.watch.turns[-1][0].guests]
+
+
+def test_machines_that_appear_are_served(play):
+    """From nothing: two machines appear, are settled at their startup size, heard, and one gets what it needs."""
+
+    async def scenario(stage):
+        await trio.sleep(3)
+        assert names(stage) == []
+        stage.house.discovery.tell([ALPHA])
+        await stage.until(lambda: names(stage) == ["alpha"], within_s=5)
+        stage.house.discovery.tell([ALPHA, BETA])
+        await stage.until_up()
+        assert names(stage) == ["alpha", "beta"]
+        assert all(guest.agent.link is LinkState.LIVE for guest in stage.watch.turns[-1][0].guests)
+        stage.work("alpha", 700)
+        await stage.until(lambda: stage.has_touched("alpha"), within_s=10)
+
+    stage = play(scenario, discovered=True)
+    assert stage.watch.exceeded_kib <= 0
+    assert stage.watch.commands_of("alpha", SetTarget)
+    (alpha, beta) = stage.watch.turns[-1][0].guests
+    assert (alpha.settings.minimum_kib, beta.settings.weight) == (256 * MIB, 5000)
+    assert "metadata weight" in stage.house.coordinator.guests["beta"].record.said
+
+
+def test_a_machine_that_leaves_stays_booked_until_its_memory_is_gone(play):
+    """No longer listed but still there, it is in the books; once its process is gone it is no guest any more (I1)."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell([ALPHA, BETA])
+        await stage.until_up()
+        stage.house.discovery.tell([ALPHA])
+        await trio.sleep(10)
+        assert names(stage) == ["alpha", "beta"]
+        assert stage.watch.turns[-1][0].guests[1].booking.booked_kib > 256 * MIB
+        stage.house.vms["beta"].die()
+        await stage.until(lambda: names(stage) == ["alpha"], within_s=10)
+        assert stage.house.coordinator.ledger.target_kib("beta") is None
+
+    stage = play(scenario, discovered=True)
+    assert stage.watch.exceeded_kib <= 0
+
+
+def test_metadata_changes_while_it_runs(play):
+    """A domain's metadata is live: the next decision goes by the new bounds."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell([ALPHA, BETA])
+        await stage.until_up()
+        stage.house.discovery.tell([Machine("alpha", 1024 * MIB, 512 * MIB, (("minimum", "900M"),)), BETA])
+        await stage.until(lambda: stage.watch.turns[-1][0].guests[0].vm.actual_kib >= 900 * MIB, within_s=10)
+
+    stage = play(scenario, discovered=True)
+    assert stage.watch.exceeded_kib <= 0
+
+
+def test_a_name_that_the_settings_have_already_is_not_taken_twice(play):
+    """A domain that is called like a guest with a socket does not replace it; the guest's line says so."""
+
+    async def scenario(stage):
+        stage.house.coordinator.guests.named(stage.house.settings.guests[:1])
+        stage.house.discovery.tell([ALPHA, BETA])
+        await stage.until_up()
+        assert names(stage) == ["alpha", "beta"]
+        assert "libvirt domain has this name too" in stage.house.coordinator.guests["alpha"].record.said
+
+    play(scenario, discovered=True)
