@@ -137,7 +137,7 @@ def test_release_acts_even_where_it_cannot_be_saved(play):
     async def scenario(stage):
         await stage.until_up()
         coordinator = stage.house.coordinator
-        coordinator._state = FullDisk()
+        coordinator._choices._state = FullDisk()
         answer = await coordinator.handle("release", {"guest": "alpha"})
         assert "no space" in answer["not_saved"]
         await stage.until(lambda: stage.house.machines["alpha"].size_kib == 1024 * MIB, within_s=10)

@@ -73,7 +73,10 @@ def coordinator(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> Iter
         if arguments.get("guest") == "wbe":
             raise LookupError("no guest 'wbe'; known: web")
         granted = {"name": "web", "ram_kib": 1048576, "granted_kib": 524288, "missing_kib": 524288}
-        return {"status": STATUS, "release": {"guests": [granted]}, "snapshot": TURN}.get(operation, {})
+        settings = {"settings": {"minimum": 524288, "weight": 8000}, "set": {"weight": "8000"}}
+        named = {"names": ["web"]}
+        answers = {"release": {"guests": [granted]}, "pause": named, "resume": named, "set": settings}
+        return {"status": STATUS, "snapshot": TURN, **answers}[operation]
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -168,7 +171,8 @@ def test_what_cannot_be_explained_is_exit_code_1(coordinator: str, arguments: li
 
 @pytest.mark.parametrize(
     "command",
-    [["status"], ["release", "web"], ["release", "--all"], ["resume", "web"], ["explain"], ["record", "/dev/null"]],
+    [["status"], ["release", "web"], ["release", "--all"], ["resume", "web"], ["explain"], ["record", "/dev/null"],
+     ["pause", "web"], ["set", "web"]],
 )
 def test_no_coordinator_is_exit_code_3(tmp_path: Path, command: list[str]) -> None:
     """Where nobody answers every command says so with the socket's path, and with a code of its own."""
@@ -205,6 +209,23 @@ def test_resume_names_its_guest(coordinator: str, asked: list[tuple[str, dict[st
     """Resume asks for the one guest that was named."""
     assert run("resume", "web", "--socket", coordinator).output == "web: managed again\n"
     assert asked == [("resume", {"guest": "web"})]
+
+
+def test_pause_takes_a_guest_or_all(coordinator: str, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    """Pause names who is left alone."""
+    assert run("pause", "--all", "--socket", coordinator).output == "web: left alone\n"
+    assert asked == [("pause", {"all": True})]
+
+
+def test_set_sends_texts_and_shows_what_is_in_force(
+    coordinator: str, asked: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """Only what was said is sent; the table marks what was set at run time."""
+    result = run("set", "web", "--weight", "8000", "--persist", "--socket", coordinator)
+    assert asked == [("set", {"guest": "web", "values": {"weight": "8000"}, "persist": True, "reset": False})]
+    assert [line.split() for line in result.output.splitlines()] == [
+        ["minimum", "512", "MiB"], ["weight", "8000", "set", "at", "run", "time"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def _fixed_reason(guest: GuestSnapshot) -> str:
     """Why this guest can be moved in neither direction; empty where it can."""
     state = guest.vm.run_state
     if state is _RUNNING and not guest.booking.claimed and not guest.unseen:
-        return ""
+        return guest.hands_off
     if guest.unseen:
         return "not looked at yet: nobody is granted anything before"
     if state in (RunState.ABSENT, RunState.SHUTDOWN):

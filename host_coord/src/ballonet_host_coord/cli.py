@@ -27,6 +27,7 @@ from .host_memory import ProcHostMemory
 from .model import HostSettings, Settings
 from .notify import notify
 from .ports import PortError
+from .settings_values import DEFAULT_KEYS
 from .status import render
 
 log = logging.getLogger("ballonet")
@@ -222,9 +223,7 @@ def record(file: str, duration: str | None, socket_path: str | None) -> None:
 @_socket_option
 def release(guest: str | None, everyone: bool, force: bool, socket_path: str | None) -> None:
     """Give GUEST all of its memory back and leave it alone, until `ballonet resume`."""
-    if (guest is None) != everyone:
-        raise click.UsageError("name one GUEST, or say --all")
-    arguments = {"force": force, **({"all": True} if everyone else {"guest": guest})}
+    arguments = {"force": force, **_whom(guest, everyone)}
     answer = _ask(socket_path, "release", arguments)
     for released in answer["guests"]:
         missing_kib = released["missing_kib"]
@@ -234,13 +233,63 @@ def release(guest: str | None, everyone: bool, force: bool, socket_path: str | N
 
 
 @cli.command()
-@click.argument("guest")
+@click.argument("guest", required=False)
+@click.option("--all", "everyone", is_flag=True, help="Every guest.")
 @_socket_option
-def resume(guest: str, socket_path: str | None) -> None:
-    """Manage GUEST again after `ballonet release`."""
-    answer = _ask(socket_path, "resume", {"guest": guest})
-    click.echo(f"{guest}: managed again")
+def pause(guest: str | None, everyone: bool, socket_path: str | None) -> None:
+    """Leave GUEST at the size that it has, until `ballonet resume`."""
+    answer = _ask(socket_path, "pause", _whom(guest, everyone))
+    for name in answer["names"]:
+        click.echo(f"{name}: left alone")
     _say_what_was_not_saved(answer)
+
+
+@cli.command()
+@click.argument("guest", required=False)
+@click.option("--all", "everyone", is_flag=True, help="Every guest.")
+@_socket_option
+def resume(guest: str | None, everyone: bool, socket_path: str | None) -> None:
+    """Manage GUEST again after `ballonet release` or `ballonet pause`."""
+    answer = _ask(socket_path, "resume", _whom(guest, everyone))
+    for name in answer["names"]:
+        click.echo(f"{name}: managed again")
+    _say_what_was_not_saved(answer)
+
+
+def _settable(command: Callable[..., Any]) -> Callable[..., Any]:
+    for key in reversed(tuple(DEFAULT_KEYS)):
+        command = click.option(f"--{key.replace('_', '-')}", key, metavar="VALUE", help=f"As `{key}` in the settings.")(
+            command
+        )
+    return command
+
+
+@cli.command("set")
+@click.argument("guest")
+@_settable
+@click.option("--persist", is_flag=True, help="Keep it over a restart of the coordinator.")
+@click.option("--reset", is_flag=True, help="First forget all that was set for GUEST before.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_socket_option
+def set_(
+    guest: str, socket_path: str | None, persist: bool, reset: bool, as_json: bool, **values: str | None
+) -> None:
+    """Change GUEST's settings while the coordinator runs; without options show them."""
+    texts = {key: text for key, text in values.items() if text is not None}
+    answer = _ask(socket_path, "set", {"guest": guest, "values": texts, "persist": persist, "reset": reset})
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        for key, value in answer["settings"].items():
+            shown = _mib(value) if key in ("minimum", "startup", "maximum", "overhead") else value
+            click.echo(f"{key:30} {shown}{'   set at run time' if key in answer['set'] else ''}")
+    _say_what_was_not_saved(answer)
+
+
+def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:
+    if (guest is None) != everyone:
+        raise click.UsageError("name one GUEST, or say --all")
+    return {"all": True} if everyone else {"guest": guest}
 
 
 def _say_what_was_not_saved(answer: dict[str, Any]) -> None:

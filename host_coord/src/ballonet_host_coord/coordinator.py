@@ -11,14 +11,15 @@ under way. Between facts and commands lies one call: `Snapshot -> one_iteration 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import trio
 
 from .arbiter import one_iteration
 from .attendant import Attendant, describe
 from .booking import budget_kib, headroom_kib
+from .choices import Choices
+from .control import Handler
 from .guests import GuestRecord
 from .host_state import HostWatch, watch_host
 from .ledger import Ledger
@@ -32,13 +33,13 @@ from .model import (
     Settings,
     Snapshot,
 )
+from .operations import Operations
 from .overdraft import OverdraftWatch
-from .ports import Clock, Discovery, HostMemory, Hypervisor, PortError, Recorder, StateStore
+from .ports import Clock, Discovery, HostMemory, Hypervisor, Recorder, StateStore
 from .roster import Roster
 from .session import AgentSession, Randomness
 from .slider import tuning
 from .snapshot import decision_to_json, snapshot_to_json
-from .summary import summarise
 
 log = logging.getLogger("ballonet")
 
@@ -72,7 +73,6 @@ class Coordinator:
         self._host_memory = host_memory
         self.clock = clock
         self._recorder = recorder
-        self._state = state
         self._wake = trio.Event()
         self._urgent = False
         self._overdraft = OverdraftWatch()
@@ -80,13 +80,16 @@ class Coordinator:
         self._hypervisor = hypervisor
         self._discovery = discovery
         self._randomness = randomness
-        self.guests = Roster(self._attendant, settings.rules, lambda name: {})
+        self._choices = Choices(state)
+        self.guests = Roster(self._attendant, settings.rules, self._choices.values_for)
+        self._operations = Operations(self, self._choices)
         self.guests.named(settings.guests)
 
     def _attendant(self, guest: GuestSettings) -> Attendant:
         host = self.settings.host
         record = GuestRecord(guest, AgentSession(self._randomness, host.report_ms), self.ledger, self.observe)
-        record.released = bool(self._state.get(f"released:{guest.name}"))
+        record.released = self._choices.is_released(guest.name)
+        record.paused = self._choices.is_paused(guest.name)
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
         return Attendant(record, self._hypervisor.vm(guest.name), self)
@@ -216,84 +219,15 @@ class Coordinator:
 
     # --- the operator ------------------------------------------------------------------------------------
 
-    async def handle(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request of the control socket. Raises LookupError or ValueError with a text for the operator."""
-        handlers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
-            "status": self._handle_status,
-            "snapshot": self._handle_snapshot,
-            "release": self._handle_release,
-            "resume": self._handle_resume,
-        }
-        handler = handlers.get(operation)
-        if handler is None:
-            raise ValueError(f"unknown operation {operation!r}; known: {', '.join(handlers)}")
-        return await handler(arguments)
+    @property
+    def handle(self) -> Handler:
+        """Answers the requests of the control socket."""
+        return self._operations.handle
 
-    async def _handle_status(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        snapshot, decision = self._last_turn()
-        details = {attendant.record.name: attendant.record.said for attendant in self.guests}
-        return summarise(snapshot, decision, details, self.alarm)
-
-    async def _handle_snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The last turn as it is recorded. Who asks explains it in a process of their own: what would change a target
-        is some fifty decisions for each guest, and no decision here waits for them."""
-        snapshot, decision = self._last_turn()
-
-        def values() -> dict[str, Any]:
-            return {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
-
-        # Immutable values, so a thread may read them: 75 ms for a thousand guests.
-        return await trio.to_thread.run_sync(values)
-
-    def _last_turn(self) -> tuple[Snapshot, Decision]:
+    def last_turn(self) -> tuple[Snapshot, Decision]:
+        """What was known and decided last; now, where nothing was yet."""
         if self.snapshot is None or self.decision is None:
             self.turn(self.clock.now())
         assert self.snapshot is not None
         assert self.decision is not None
         return self.snapshot, self.decision
-
-    async def _handle_release(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        if self.observe:
-            raise ValueError("observing: nothing is moved, so nothing can be released")
-        force = bool(arguments.get("force"))
-        names = list(self.guests.names) if arguments.get("all") else [self._known(arguments)]
-        now_s = self.clock.now()
-        for name in names:
-            self.guests[name].record.released = True
-            if force and (command := self.ledger.force(name, self.guests[name].record.vm)):
-                self.guests[name].order(command)
-        self.turn(now_s)
-        answers = []
-        for name in names:
-            vm = self.guests[name].record.vm
-            granted_kib = min(self.ledger.target_kib(name) or vm.actual_kib, vm.ram_kib)
-            missing_kib = vm.ram_kib - granted_kib
-            answers.append(
-                {"name": name, "ram_kib": vm.ram_kib, "granted_kib": granted_kib, "missing_kib": missing_kib}
-            )
-        return {"guests": answers, **self._save(names, released=True)}
-
-    async def _handle_resume(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        name = self._known(arguments)
-        self.guests[name].record.released = False
-        self.wake()
-        return {"name": name, **self._save([name], released=False)}
-
-    def _save(self, names: list[str], released: bool) -> dict[str, Any]:
-        """What the operator wants has been done; where it will not outlive a restart that is said."""
-        try:
-            for name in names:
-                if released:
-                    self._state.put(f"released:{name}", True)
-                else:
-                    self._state.delete(f"released:{name}")
-        except PortError as error:
-            log.error("%s", error)
-            return {"not_saved": str(error)}
-        return {}
-
-    def _known(self, arguments: dict[str, Any]) -> str:
-        name = arguments.get("guest")
-        if not isinstance(name, str) or name not in self.guests:
-            raise LookupError(f"no guest {name!r}; known: {', '.join(self.guests.names) or 'none'}")
-        return name

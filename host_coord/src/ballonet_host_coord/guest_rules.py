@@ -65,16 +65,32 @@ def settings_for(rules: GuestRules, machine: Machine, changed: Values | None = N
         except Wrong as wrong:
             notes.append(f"metadata {key}={as_toml(untrusted_text)}: {wrong}")
     values.update(changed or {})
-    ram_kib = machine.maximum_kib
-    maximum_kib = _within("maximum", values.get("maximum_kib", ram_kib), 1, ram_kib, notes)
-    usual_kib = min(maximum_kib, max(MINIMUM_LEAST_KIB, maximum_kib // MINIMUM_PART))
-    minimum_kib = _within("minimum", values.get("minimum_kib", usual_kib), 1, maximum_kib, notes)
-    boots_with_kib = max(minimum_kib, min(maximum_kib, machine.startup_kib))
-    startup_kib = _within("startup", values.get("startup_kib", boots_with_kib), minimum_kib, maximum_kib, notes)
-    known = {attribute for attribute, _ in GUEST_KEYS.values()}
-    rest = {name: value for name, value in values.items() if name in known and not name.endswith("imum_kib")}
-    rest.pop("startup_kib", None)
-    return GuestSettings(machine.name, minimum_kib, startup_kib, maximum_kib, **rest), notes
+    usual_kib = max(MINIMUM_LEAST_KIB, machine.maximum_kib // MINIMUM_PART)
+    usual = {"minimum_kib": usual_kib, "startup_kib": machine.startup_kib, "maximum_kib": machine.maximum_kib}
+    return _bounded(machine.name, usual, values, machine.maximum_kib, notes), notes
+
+
+def amended(settings: GuestSettings, changed: Values) -> tuple[GuestSettings, list[str]]:
+    """A guest that the files name, with what was set at run time; its machine's size is not known here."""
+    notes: list[str] = []
+    values = {**{name: getattr(settings, name) for name in _ATTRIBUTES}, **changed}
+    return _bounded(settings.name, {}, values, max(settings.maximum_kib, values["maximum_kib"]), notes), notes
+
+
+_ATTRIBUTES = tuple(attribute for attribute, _ in GUEST_KEYS.values())
+_BOUNDS = ("minimum_kib", "startup_kib", "maximum_kib")
+
+
+def _bounded(name: str, usual: Values, given: Values, ram_kib: int, notes: list[str]) -> GuestSettings:
+    """Settings whose bounds are in order. What is only usual, and the startup size, bow to the others in silence."""
+    maximum_kib = _within("maximum", given.get("maximum_kib", usual.get("maximum_kib")), 1, ram_kib, notes)
+    if "minimum_kib" in given:
+        minimum_kib = _within("minimum", given["minimum_kib"], 1, maximum_kib, notes)
+    else:
+        minimum_kib = min(usual["minimum_kib"], maximum_kib)
+    startup_kib = min(max(given.get("startup_kib", usual.get("startup_kib")), minimum_kib), maximum_kib)
+    rest = {key: value for key, value in given.items() if key in _ATTRIBUTES and key not in _BOUNDS}
+    return GuestSettings(name, minimum_kib, startup_kib, maximum_kib, **rest)
 
 
 def _within(what: str, kib: int, least_kib: int, most_kib: int, notes: list[str]) -> int:

@@ -32,6 +32,7 @@ from .session import AgentSession
 AGENT_GONE_S = 60.0
 """An agent that was silent this long is gone: until then its guest is held, afterwards balloon statistics judge."""
 
+PAUSED = "paused by the operator"
 TAKEN_BACK_WHY = 5
 TAKEN_BACK_SEVERITY = 2
 
@@ -48,6 +49,7 @@ class GuestRecord:
         self.vm = VmFacts(RunState.ABSENT)
         self.residency: Residency | None = None
         self.released = False
+        self.paused = False
         self.tuned = DEFAULT_TUNING
         self.demand_model = DemandModel.BALLONET
         self.detail = "not seen yet"
@@ -164,6 +166,7 @@ class GuestRecord:
             demand=demand,
             wish=self._wish,
             released=self.released,
+            hands_off=PAUSED if self.paused else "",
             stuck_since_s=self._ledger.stuck_since_s(self.name),
             retried=self._ledger.retries(self.name, now_s),
             uncooperative=self._ledger.is_uncooperative(self.name, now_s),

@@ -377,6 +377,8 @@ class GuestSnapshot:
     demand: Demand | None = None
     wish: Wish | None = None
     released: bool = False
+    hands_off: str = ""
+    """Why it is left alone, running or not; empty where it is not."""
     stuck_since_s: float | None = None
     """Its balloon has not followed since then."""
     retried: bool = False

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from .attendant import Attendant
-from .guest_rules import Machine, settings_for
+from .guest_rules import Machine, amended, settings_for
 from .model import GuestRules, GuestSettings, RunState
 
 log = logging.getLogger("ballonet")
@@ -31,6 +31,7 @@ class Roster:
         self._changed = changed
         self._attendants: dict[str, Attendant] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._named: dict[str, GuestSettings] = {}
         self._machines: dict[str, Machine] = {}
         self._leaving: set[str] = set()
         self._nursery: trio.Nursery | None = None
@@ -59,14 +60,14 @@ class Roster:
 
     def named(self, guests: Iterable[GuestSettings]) -> None:
         """The guests that the settings name by their sockets, at start or after a change of the files."""
-        wanted = {guest.name: guest for guest in guests}
+        self._named = wanted = {guest.name: guest for guest in guests}
         for name in [name for name in self._attendants if name not in self._machines and name not in wanted]:
             self._end(name)
-        for name, settings in wanted.items():
+        for name in wanted:
             if self._machines.pop(name, None) is not None:  # reached another way from now on
                 self._leaving.discard(name)
                 self._end(name)
-            self._take(settings, [])
+            self.refresh(name)
 
     def found(self, machines: Iterable[Machine]) -> None:
         """Every machine that discovery knows of now."""
@@ -82,7 +83,7 @@ class Roster:
                 continue
             self._leaving.discard(name)
             self._machines[name] = machine
-            self._take(*settings_for(self._rules, machine, self._changed(name)))
+            self.refresh(name)
         self.let_go()
 
     def ruled(self, rules: GuestRules) -> None:
@@ -93,8 +94,16 @@ class Roster:
 
     def refresh(self, name: str) -> None:
         """What an operator has set for this guest is another now."""
+        self._take(*self._settled(name, self._changed(name)))
+
+    def would_say(self, name: str, changed: Mapping[str, Any]) -> list[str]:
+        """What would not fit if this were set for the guest: one sentence for each value. Raises KeyError."""
+        return self._settled(name, changed)[1]
+
+    def _settled(self, name: str, changed: Mapping[str, Any]) -> tuple[GuestSettings, list[str]]:
         if machine := self._machines.get(name):
-            self._take(*settings_for(self._rules, machine, self._changed(name)))
+            return settings_for(self._rules, machine, changed)
+        return amended(self._named[name], changed)
 
     def let_go(self) -> None:
         """End the attendants of machines that have left and hold nothing any more."""

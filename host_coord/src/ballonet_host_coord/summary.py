@@ -69,6 +69,8 @@ def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
         return state.value
     if guest.booking.claimed:
         return "booting"
+    if guest.hands_off:
+        return "left alone"
     if guest.released:
         return "released"
     if guest.uncooperative:

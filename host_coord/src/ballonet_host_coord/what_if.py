@@ -204,9 +204,9 @@ def _settled(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] |
 
 
 def _managed(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] | None:
-    if not guest.released:
+    if not guest.released and not guest.hands_off:
         return None
-    return "managed again (`ballonet resume`)", _with(snapshot, replace(guest, released=False))
+    return "managed again (`ballonet resume`)", _with(snapshot, replace(guest, released=False, hands_off=""))
 
 
 def _balloon_follows(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] | None:

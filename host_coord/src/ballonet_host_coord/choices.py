@@ -1,0 +1,70 @@
+"""What an operator has chosen for single guests at run time, and what of it outlives the service.
+
+`release` and `pause` are kept until `resume`; settings only where `--persist` was said. What was confirmed as kept is
+on the disk (state_store.py): a coordinator that is killed comes back with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from .ports import StateStore
+from .settings_values import DEFAULT_KEYS, Wrong, from_text
+
+log = logging.getLogger("ballonet")
+
+
+class Choices:
+    """By the guest's name; a guest need not be there. Raises PortError where the store cannot be read or written."""
+
+    def __init__(self, state: StateStore) -> None:
+        self._state = state
+        self._texts: dict[str, dict[str, str]] = {}
+        """Of this run: key of the settings -> its text."""
+
+    def is_released(self, name: str) -> bool:
+        return bool(self._state.get(f"released:{name}"))
+
+    def is_paused(self, name: str) -> bool:
+        return bool(self._state.get(f"paused:{name}"))
+
+    def texts_for(self, name: str) -> dict[str, str]:
+        """Key of the settings -> text, kept ones and those of this run."""
+        return {**self._kept(name), **self._texts.get(name, {})}
+
+    def values_for(self, name: str) -> Mapping[str, Any]:
+        """Attribute of GuestSettings -> value. What an older version kept and this one does not allow is left out."""
+        values = {}
+        for key, text in self.texts_for(name).items():
+            try:
+                values[DEFAULT_KEYS[key][0]] = from_text(DEFAULT_KEYS, key, text)
+            except (KeyError, Wrong) as wrong:
+                log.warning("%s: what was set at run time, %s = %r, is not allowed: %s", name, key, text, wrong)
+        return values
+
+    def set(self, name: str, texts: Mapping[str, str], persist: bool) -> None:
+        """Take more of them; with `persist` for as long as the store lasts."""
+        if persist:
+            self._state.put(f"settings:{name}", {**self._kept(name), **texts})
+            for key in texts:
+                self._texts.get(name, {}).pop(key, None)
+        else:
+            self._texts[name] = {**self._texts.get(name, {}), **texts}
+
+    def unset(self, name: str) -> None:
+        """Forget them all."""
+        self._state.delete(f"settings:{name}")
+        self._texts.pop(name, None)
+
+    def mark(self, name: str, what: str, on: bool) -> None:
+        """`what`: "released" or "paused"."""
+        if on:
+            self._state.put(f"{what}:{name}", True)
+        else:
+            self._state.delete(f"{what}:{name}")
+
+    def _kept(self, name: str) -> dict[str, str]:
+        kept = self._state.get(f"settings:{name}")
+        return {str(key): str(text) for key, text in kept.items()} if isinstance(kept, dict) else {}

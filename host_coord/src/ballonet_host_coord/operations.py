@@ -1,0 +1,159 @@
+"""What an operator can ask of the running coordinator: one method for each operation of the control socket.
+
+Each raises LookupError or ValueError with a text for the operator, and changes nothing then. What has been done and
+cannot be kept (a full disk) is said in the answer as `not_saved`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .choices import Choices
+from .ports import PortError
+from .settings_values import DEFAULT_KEYS, Wrong, as_toml, from_text
+from .snapshot import decision_to_json, snapshot_to_json
+from .summary import summarise
+
+if TYPE_CHECKING:
+    from .coordinator import Coordinator
+
+log = logging.getLogger("ballonet")
+
+SETTABLE = tuple(DEFAULT_KEYS)
+
+
+class Operations:
+    """The operator's side of one coordinator."""
+
+    def __init__(self, coordinator: Coordinator, choices: Choices) -> None:
+        self._coordinator = coordinator
+        self._choices = choices
+
+    async def handle(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Answer one request of the control socket."""
+        handlers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "status": self._status,
+            "snapshot": self._snapshot,
+            "release": self._release,
+            "pause": self._pause,
+            "resume": self._resume,
+            "set": self._set,
+        }
+        handler = handlers.get(operation)
+        if handler is None:
+            raise ValueError(f"unknown operation {operation!r}; known: {', '.join(handlers)}")
+        return await handler(arguments)
+
+    async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        coordinator = self._coordinator
+        snapshot, decision = coordinator.last_turn()
+        details = {attendant.record.name: attendant.record.said for attendant in coordinator.guests}
+        return summarise(snapshot, decision, details, coordinator.alarm)
+
+    async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The last turn as it is recorded. Who asks explains it in a process of their own: what would change a target
+        is some fifty decisions for each guest, and no decision here waits for them."""
+        snapshot, decision = self._coordinator.last_turn()
+
+        def values() -> dict[str, Any]:
+            return {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
+
+        # Immutable values, so a thread may read them: 75 ms for a thousand guests.
+        return await trio.to_thread.run_sync(values)
+
+    async def _release(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        coordinator = self._coordinator
+        if coordinator.observe:
+            raise ValueError("observing: nothing is moved, so nothing can be released")
+        force = bool(arguments.get("force"))
+        names = self._names(arguments)
+        for name in names:
+            record = coordinator.guests[name].record
+            record.released, record.paused = True, False
+            if force and (command := coordinator.ledger.force(name, record.vm)):
+                coordinator.guests[name].order(command)
+        coordinator.turn(coordinator.now())
+        answers = []
+        for name in names:
+            vm = coordinator.guests[name].record.vm
+            granted_kib = min(coordinator.ledger.target_kib(name) or vm.actual_kib, vm.ram_kib)
+            missing_kib = vm.ram_kib - granted_kib
+            answers.append(
+                {"name": name, "ram_kib": vm.ram_kib, "granted_kib": granted_kib, "missing_kib": missing_kib}
+            )
+        return {"guests": answers, **self._marked(names, released=True, paused=False)}
+
+    async def _pause(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Leave guests at the size that they have; they stay booked with it."""
+        names = self._names(arguments)
+        for name in names:
+            record = self._coordinator.guests[name].record
+            record.paused, record.released = True, False
+        self._coordinator.wake()
+        return {"names": names, **self._marked(names, released=False, paused=True)}
+
+    async def _resume(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        names = self._names(arguments)
+        for name in names:
+            record = self._coordinator.guests[name].record
+            record.paused = record.released = False
+        self._coordinator.wake()
+        return {"names": names, **self._marked(names, released=False, paused=False)}
+
+    async def _set(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Change a guest's settings: `values` is key -> text, `reset` forgets all that were set before."""
+        name = self._known(arguments)
+        texts, persist = arguments.get("values", {}), bool(arguments.get("persist"))
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError("values: an object of texts is expected")
+        for key, text in texts.items():
+            try:
+                from_text(DEFAULT_KEYS, key, text)
+            except Wrong as wrong:
+                raise ValueError(f"{key} = {as_toml(text)}: {wrong}") from wrong
+        guests = self._coordinator.guests
+        if not arguments.get("reset"):
+            given = {DEFAULT_KEYS[key][0]: from_text(DEFAULT_KEYS, key, text) for key, text in texts.items()}
+            if notes := guests.would_say(name, {**self._choices.values_for(name), **given}):
+                raise ValueError("; ".join(notes))
+        answer: dict[str, Any] = {}
+        try:
+            if arguments.get("reset"):
+                self._choices.unset(name)
+            self._choices.set(name, texts, persist)
+        except PortError as error:
+            log.error("%s", error)
+            if persist:
+                raise ValueError(f"nothing was changed: {error}") from error
+            answer["not_saved"] = str(error)
+        guests.refresh(name)
+        self._coordinator.wake()
+        settings = guests[name].record.settings
+        shown = {key: getattr(settings, attribute) for key, (attribute, _) in DEFAULT_KEYS.items()}
+        return {"name": name, "settings": shown, "set": self._choices.texts_for(name), **answer}
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _marked(self, names: list[str], **marks: bool) -> dict[str, Any]:
+        """What the operator wants has been done; where it will not outlive a restart that is said."""
+        try:
+            for name in names:
+                for what, on in marks.items():
+                    self._choices.mark(name, what, on)
+        except PortError as error:
+            log.error("%s", error)
+            return {"not_saved": str(error)}
+        return {}
+
+    def _names(self, arguments: dict[str, Any]) -> list[str]:
+        return list(self._coordinator.guests.names) if arguments.get("all") else [self._known(arguments)]
+
+    def _known(self, arguments: dict[str, Any]) -> str:
+        name, guests = arguments.get("guest"), self._coordinator.guests
+        if not isinstance(name, str) or name not in guests:
+            raise LookupError(f"no guest {name!r}; known: {', '.join(guests.names) or 'none'}")
+        return name

@@ -1,0 +1,146 @@
+"""operations.py and choices.py: what an operator sets, pauses and takes up again, and what of it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from ballonet_host_coord.coordinator import Coordinator
+from ballonet_host_coord.model import HostSettings, Settings
+from ballonet_host_coord.ports import ByteStream, PortError
+from ballonet_host_coord.simulated.hypervisor import SimulatedHypervisor, SimulatedVm
+from ballonet_host_coord.simulated.machine import SimulatedMachine
+from ballonet_host_coord.simulated.stores import MemoryState, SimulatedHostMemory
+
+from .builders import GIB, MIB, CountedRandomness, make_settings
+
+
+class StillClock:
+    def now(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("an operation waits for nothing")
+
+
+class FullDisk(MemoryState):
+    """Keeps nothing and says so."""
+
+    def put(self, key: str, value: Any) -> None:
+        raise PortError("state: database or disk is full")
+
+    delete = put  # type: ignore[assignment]
+
+
+async def nobody_answers() -> ByteStream:
+    raise PortError("no agent")
+
+
+def coordinator_with(state: MemoryState) -> Coordinator:
+    """A coordinator as it starts, over what an earlier one kept."""
+    settings = Settings(HostSettings(budget_kib=2 * GIB), (make_settings("web", minimum_kib=256 * MIB),))
+    hypervisor = SimulatedHypervisor([SimulatedVm(SimulatedMachine("web", GIB, 0.0), nobody_answers)])
+    memory = SimulatedHostMemory(8 * GIB, [])
+    return Coordinator(settings, hypervisor, memory, StillClock(), None, state, CountedRandomness())
+
+
+def ask(coordinator: Coordinator, operation: str, **arguments: Any) -> dict[str, Any]:
+    return trio.run(coordinator.handle, operation, {"guest": "web", **arguments})
+
+
+def settings_of(coordinator: Coordinator) -> Any:
+    return coordinator.guests["web"].record.settings
+
+
+def test_set_changes_the_running_guest() -> None:
+    """The next decision goes by it, and the answer shows all that is in force and what was set."""
+    coordinator = coordinator_with(MemoryState())
+    answer = ask(coordinator, "set", values={"minimum": "512M", "weight": "8000"})
+    assert (settings_of(coordinator).minimum_kib, settings_of(coordinator).weight) == (512 * MIB, 8000)
+    assert answer["settings"]["minimum"] == 512 * MIB
+    assert answer["set"] == {"minimum": "512M", "weight": "8000"}
+    coordinator.turn(0.0)
+    assert coordinator.snapshot is not None
+    assert coordinator.snapshot.guests[0].settings.minimum_kib == 512 * MIB
+
+
+@pytest.mark.parametrize(("persist", "weight_after"), [(False, 5000), (True, 8000)])
+def test_only_what_is_persisted_outlives_the_service(persist: bool, weight_after: int) -> None:
+    """A coordinator that starts anew has what was said to be kept, and nothing else."""
+    state = MemoryState()
+    ask(coordinator_with(state), "set", values={"weight": "8000"}, persist=persist)
+    assert settings_of(coordinator_with(state)).weight == weight_after
+
+
+def test_persisting_one_key_keeps_the_others() -> None:
+    """What was set for this run stays for this run; a key that is persisted later has the later value."""
+    state = MemoryState()
+    coordinator = coordinator_with(state)
+    ask(coordinator, "set", values={"weight": "1", "buffer": "1"})
+    ask(coordinator, "set", values={"weight": "2"}, persist=True)
+    assert (settings_of(coordinator).weight, settings_of(coordinator).buffer_percent) == (2, 1)
+    assert settings_of(coordinator_with(state)).buffer_percent == 20
+
+
+def test_reset_forgets() -> None:
+    """The files' word is in force again, kept values too are gone."""
+    state = MemoryState()
+    coordinator = coordinator_with(state)
+    ask(coordinator, "set", values={"weight": "1"}, persist=True)
+    ask(coordinator, "set", reset=True)
+    assert settings_of(coordinator).weight == settings_of(coordinator_with(state)).weight == 5000
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"weight": "0"}, 'weight = "0": allowed is a whole number from 1 to 10000'),
+        ({"minimum": "2G"}, "minimum 2 GiB does not fit this machine; 1 GiB is in force"),
+        ({"wieght": "5"}, "did you mean weight?"),
+        ({"qmp": "/tmp/x"}, "unknown"),
+        ({"weight": 5}, "an object of texts is expected"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(values: dict[str, Any], said: str) -> None:
+    """A person gets to know what is allowed; the settings stay as they were."""
+    coordinator = coordinator_with(MemoryState())
+    before = settings_of(coordinator)
+    with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+        ask(coordinator, "set", values=values)
+    assert settings_of(coordinator) == before
+
+
+def test_persist_is_confirmed_only_when_it_is_kept() -> None:
+    """With a full disk nothing is changed; without --persist it is done, and that it is not kept needs no word."""
+    coordinator = coordinator_with(FullDisk())
+    with pytest.raises(ValueError, match="nothing was changed: state: database or disk is full"):
+        ask(coordinator, "set", values={"weight": "1"}, persist=True)
+    assert settings_of(coordinator).weight == 5000
+    assert "not_saved" not in ask(coordinator, "set", values={"weight": "1"})
+    assert settings_of(coordinator).weight == 1
+
+
+def test_kept_values_of_another_version_do_not_stop_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """What this version does not allow is left out and named."""
+    state = MemoryState()
+    state.put("settings:web", {"weight": "7", "colour": "blue", "minimum": "a lot"})
+    assert settings_of(coordinator_with(state)).weight == 7
+    assert "colour" in caplog.text
+    assert "minimum" in caplog.text
+
+
+def test_pause_and_resume_are_kept() -> None:
+    """A paused guest is left alone, over a restart too, until it is resumed; a release ends a pause."""
+    state = MemoryState()
+    coordinator = coordinator_with(state)
+    assert ask(coordinator, "pause")["names"] == ["web"]
+    assert coordinator.guests["web"].record.paused
+    assert coordinator_with(state).guests["web"].record.paused
+    ask(coordinator, "release")
+    record = coordinator.guests["web"].record
+    assert (record.paused, record.released) == (False, True)
+    ask(coordinator, "resume", all=True)
+    later = coordinator_with(state).guests["web"].record
+    assert (later.paused, later.released) == (False, False)
