@@ -5,22 +5,27 @@ from __future__ import annotations
 import configparser
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from ballonet_host_coord import cli, service
+from ballonet_host_coord.config import ConfigError, Fault
 from ballonet_host_coord.control import ControlError, request
 from ballonet_host_coord.coordinator import Coordinator
 from ballonet_host_coord.model import GuestSettings, HostSettings, Settings
-from ballonet_host_coord.ports import PortError
+from ballonet_host_coord.ports import PortError, SettingsSource
 
 MIB = 1024
+GIB = 1024 * MIB
 UNIT = Path(service.__file__).parent / "share" / "ballonet.service"
 
 
@@ -44,9 +49,13 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield listener
 
 
-def serve(settings: Settings, while_it_runs: Callable[[Coordinator], Awaitable[None]]) -> None:
+def serve(
+    settings: Settings,
+    while_it_runs: Callable[[Coordinator], Awaitable[None]],
+    source: SettingsSource | None = None,
+) -> None:
     async def run(task_status: trio.TaskStatus[Coordinator]) -> None:
-        await service.serve(settings, on_ready=task_status.started)
+        await service.serve(settings, source=source, on_ready=task_status.started)
 
     async def main() -> None:
         with trio.fail_after(60):
@@ -127,6 +136,55 @@ def test_what_cannot_be_had_is_refused_before_any_guest(
         caught.extend(group.exceptions)
     assert len(caught) == 1
     assert all(coordinator.snapshot is None for coordinator in begun)
+
+
+class Files:
+    """A settings source that gives what the test put there last."""
+
+    def __init__(self, settings: Settings | ConfigError) -> None:
+        self.next = settings
+
+    def load(self) -> Settings:
+        if isinstance(self.next, ConfigError):
+            raise self.next
+        return self.next
+
+
+def test_sighup_reads_the_settings_again(settings: Settings, systemd: socket.socket) -> None:
+    """systemd hears of it; guests come, change and go; what needs a start is said; a faulty file changes nothing and is
+    shown until a good one is read."""
+    path = settings.host.control_path
+
+    async def status() -> dict[str, Any]:
+        return await request(path, "status")  # type: ignore[no-any-return]
+
+    async def hang_up(note: Callable[[], Awaitable[str]]) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (await note()).startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert await note() == "READY=1"
+        return await status()
+
+    async def check(coordinator: Coordinator) -> None:
+        note = hear(systemd)
+        assert await note() == "READY=1"
+        (web,) = settings.guests
+        other = replace(web, name="other", qmp_path="/nonexistent/other")
+        files.next = Settings(replace(settings.host, budget_kib=3 * GIB), (replace(web, weight=7), other))
+        answer = await hang_up(note)
+        assert [guest["name"] for guest in answer["guests"]] == ["web", "other"]
+        assert answer["host"]["budget_kib"] == 3 * GIB
+        assert coordinator.guests["web"].record.settings.weight == 7
+        files.next = ConfigError([Fault("c.toml", "[host] slider", "200", "allowed is"), Fault("c.toml", "x", "", "y")])
+        answer = await hang_up(note)
+        assert answer["host"]["settings_fault"] == "c.toml: [host] slider = 200: allowed is (and 1 more)"
+        assert len(answer["guests"]) == 2
+        files.next = Settings(settings.host, (other,))
+        answer = await hang_up(note)
+        assert [guest["name"] for guest in answer["guests"]] == ["other"]
+        assert answer["host"]["settings_fault"] == ""
+
+    files = Files(settings)
+    serve(settings, check, source=files)
 
 
 def test_session_numbers_come_from_the_kernel() -> None:

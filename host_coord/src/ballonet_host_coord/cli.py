@@ -106,13 +106,13 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def serve(config: str, observe: bool, verbose: bool) -> None:
     """Run the coordinator in the foreground until SIGTERM or SIGINT."""
-    settings, warnings = _load(config)
+    settings, source = _load(config)
     _log_to_stderr(verbose)
-    for warning in warnings:
+    for warning in source.warnings:
         log.warning("%s: %s", config, warning)
     failed = False
     try:
-        trio.run(functools.partial(_serve, settings, observe), strict_exception_groups=True)
+        trio.run(functools.partial(_serve, settings, observe, source), strict_exception_groups=True)
     except* (ControlError, PortError, OSError) as group:
         failed = True
         for error in _leaves(group):
@@ -125,8 +125,8 @@ def serve(config: str, observe: bool, verbose: bool) -> None:
 @_config_option
 def check(config: str) -> None:
     """Say what is wrong with the settings. Touches nothing."""
-    settings, warnings = _load(config)
-    for warning in warnings:
+    settings, source = _load(config)
+    for warning in source.warnings:
         click.echo(f"{config}: {warning}", err=True)
     names = ", ".join(guest.name for guest in settings.guests)
     click.echo(f"{config}: OK, {len(settings.guests)} guest(s){': ' if names else ''}{names}")
@@ -301,13 +301,13 @@ def main() -> None:
     cli()
 
 
-async def _serve(settings: Settings, observe: bool) -> None:
+async def _serve(settings: Settings, observe: bool, source: TomlSettings) -> None:
     # Imported here: commands that only ask a running coordinator need none of it.
     from . import service
 
     async with trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
-        await service.serve(settings, observe=observe)
+        await service.serve(settings, observe=observe, source=source)
         nursery.cancel_scope.cancel()
 
 
@@ -323,11 +323,11 @@ async def _stop_on_signal(
             return
 
 
-def _load(config: str) -> tuple[Settings, tuple[str, ...]]:
-    """The settings and what is odd about them. Ends the program where they have faults, with every fault said."""
+def _load(config: str) -> tuple[Settings, TomlSettings]:
+    """The settings and where they come from. Ends the program where they have faults, with every fault said."""
     source = TomlSettings(config, ProcHostMemory(SystemClock()))
     try:
-        return source.load(), source.warnings
+        return source.load(), source
     except PortError as error:
         _fail(str(error))
     except ConfigError as error:

@@ -68,6 +68,8 @@ class Coordinator:
         self.ledger = Ledger()
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
+        self.settings_fault = ""
+        """Why the files were not taken when they were last to be read again; those before are in force."""
         self.on_turn: Callable[[Snapshot, Decision, list[Command]], None] | None = None
         """Called after each turn with what was known, decided and ordered; for the demo's table and for tests."""
         self._host_memory = host_memory
@@ -106,6 +108,18 @@ class Coordinator:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
                 await self._stop()
+
+    def reload(self, settings: Settings) -> None:
+        """Take other settings while serving. The operator's choices for single guests stand above them as before."""
+        self.settings = settings
+        self._hypervisor.named(settings)
+        self.guests.ruled(settings.rules)
+        self.guests.named(settings.guests)
+        for attendant in self.guests:
+            attendant.record.tuned = tuning(settings.host.slider)
+            attendant.record.demand_model = settings.host.demand_model
+        self.settings_fault = ""
+        self.turn(self.now())
 
     async def _discover(self, discovery: Discovery) -> None:
         while True:

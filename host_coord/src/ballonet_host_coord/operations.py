@@ -52,7 +52,9 @@ class Operations:
         coordinator = self._coordinator
         snapshot, decision = coordinator.last_turn()
         details = {attendant.record.name: attendant.record.said for attendant in coordinator.guests}
-        return summarise(snapshot, decision, details, coordinator.alarm)
+        answer = summarise(snapshot, decision, details, coordinator.alarm)
+        answer["host"]["settings_fault"] = coordinator.settings_fault
+        return answer
 
     async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The last turn as it is recorded. Who asks explains it in a process of their own: what would change a target

@@ -93,6 +93,9 @@ class Hypervisor(Protocol):
 
     def vm(self, name: str) -> VmPort: ...
 
+    def named(self, settings: Settings) -> None:
+        """The settings have changed: from now on these are the VMs that they name."""
+
 
 class Discovery(Protocol):
     """A hypervisor that knows of machines which no settings name. Its `Hypervisor.vm` takes their names."""

@@ -66,7 +66,19 @@ class QmpHypervisor:
         directories = [os.path.dirname(settings.host.control_path)]
         if runtime := os.environ.get("XDG_RUNTIME_DIR"):
             directories.append(os.path.join(runtime, "ballonet"))
-        self._vms = {guest.name: QmpVm(guest, clock, directories) for guest in settings.guests}
+        self._clock = clock
+        self._directories = directories
+        self._vms: dict[str, QmpVm] = {}
+        self.named(settings)
+
+    def named(self, settings: Settings) -> None:
+        """A VM whose sockets are the same stays the same."""
+        vms = {}
+        for guest in settings.guests:
+            vm = self._vms.get(guest.name)
+            known = vm is not None and vm.sockets == (guest.qmp_path, guest.channel_path)
+            vms[guest.name] = vm if vm is not None and known else QmpVm(guest, self._clock, self._directories)
+        self._vms = vms
 
     def list(self) -> tuple[str, ...]:
         return tuple(self._vms)
@@ -101,6 +113,11 @@ class QmpVm:
         self._arriving = False
         self._facts_lock = trio.Lock()
         self._listener_pid: int | None = None
+
+    @property
+    def sockets(self) -> tuple[str, str]:
+        """Monitor and channel."""
+        return self._settings.qmp_path, self._settings.channel_path
 
     @property
     def listener_pid(self) -> int | None:

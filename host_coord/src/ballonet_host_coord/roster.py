@@ -60,9 +60,11 @@ class Roster:
 
     def named(self, guests: Iterable[GuestSettings]) -> None:
         """The guests that the settings name by their sockets, at start or after a change of the files."""
-        self._named = wanted = {guest.name: guest for guest in guests}
-        for name in [name for name in self._attendants if name not in self._machines and name not in wanted]:
-            self._end(name)
+        before, wanted = self._named, {guest.name: guest for guest in guests}
+        for name, guest in before.items():
+            if name not in wanted or _sockets(wanted[name]) != _sockets(guest):
+                self._end(name)
+        self._named = wanted
         for name in wanted:
             if self._machines.pop(name, None) is not None:  # reached another way from now on
                 self._leaving.discard(name)
@@ -150,6 +152,10 @@ class Roster:
         if scope := self._scopes.pop(name, None):
             scope.cancel()
         log.info("%s: is no guest of ours any more", name)
+
+
+def _sockets(guest: GuestSettings) -> tuple[str, str]:
+    return guest.qmp_path, guest.channel_path
 
 
 NAMED_TWICE = "a libvirt domain has this name too; the guest with the QMP socket is meant"

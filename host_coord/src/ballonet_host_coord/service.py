@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import random
 import secrets
+import signal
+import time
 from collections.abc import Callable
 
 import trio
 
 from .clock import TrioClock
+from .config import ConfigError
 from .control import serve_control
 from .coordinator import Coordinator
 from .host_memory import ProcHostMemory
 from .model import Settings
 from .notify import notify, watchdog_interval_s
+from .ports import PortError, SettingsSource
 from .qmp_hypervisor import QmpHypervisor
 from .recorder import FileRecorder
 from .state_store import SqliteState
@@ -38,10 +42,15 @@ class HostRandomness:
 
 
 async def serve(
-    settings: Settings, *, observe: bool = False, on_ready: Callable[[Coordinator], None] | None = None
+    settings: Settings,
+    *,
+    observe: bool = False,
+    source: SettingsSource | None = None,
+    on_ready: Callable[[Coordinator], None] | None = None,
 ) -> None:
     """Run the service until cancelled. Raises ControlError or OSError before any guest is touched.
 
+    With a `source` SIGHUP reads the settings again.
     `on_ready` gets the coordinator before its first decision; the demo and tests look over its shoulder there.
     """
     clock = TrioClock()
@@ -72,6 +81,8 @@ async def serve(
 
             await nursery.start(control)
             await nursery.start(coordinator.run)
+            if source is not None:
+                await nursery.start(_reload_on_sighup, coordinator, source)
             notify("READY=1")
             log.info(
                 "%s %d guest(s), control socket %s",
@@ -101,3 +112,38 @@ async def _keep_systemd_informed(coordinator: Coordinator) -> None:
                 f"STATUS=booked {decision.booked_kib // 1024} of {decision.budget_kib // 1024} MiB, "
                 f"{len(decision.guests)} guests{coordinator.alarm and f'; ALARM: {coordinator.alarm}'}"
             )
+
+
+NEEDS_A_START = ("control_path", "control_group", "state_path", "record_path")
+
+
+async def _reload_on_sighup(
+    coordinator: Coordinator, source: SettingsSource, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+            reload(coordinator, source)
+            notify("READY=1")
+
+
+def reload(coordinator: Coordinator, source: SettingsSource) -> None:
+    """Read the settings again. Files with a fault change nothing: it is said here and in `status`."""
+    before = coordinator.settings
+    try:
+        settings = source.load()
+    except (ConfigError, PortError) as error:
+        lines = str(error).splitlines()
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        coordinator.settings_fault = f"{lines[0]}{more}"
+        for line in lines:
+            log.error("settings not taken, those before stay in force: %s", line)
+        return
+    coordinator.reload(settings)
+    log.info("settings read again: %d guest(s) named", len(settings.guests))
+    waiting = [name for name in NEEDS_A_START if getattr(settings.host, name) != getattr(before.host, name)]
+    if settings.libvirt_uri != before.libvirt_uri:
+        waiting.append("libvirt_uri")
+    for name in waiting:
+        log.warning("%s has changed and is taken at the next start of the service", name)

@@ -95,6 +95,8 @@ def _host(host: Mapping[str, Any], width: int) -> list[str]:
         said.append(f"OVERDRAWN by {_mib(host['overdrawn_kib'])}: {_word(host.get('overdrawn_cause'))}")
     if host.get("alarm"):
         said.append(f"ALARM: {_word(host['alarm'])}")
+    if host.get("settings_fault"):
+        said.append(f"settings on disk not taken: {_word(host['settings_fault'])}")
     if host.get("observe"):
         said.append("observing: decides and moves nothing")
     return [line for text in said for line in textwrap.wrap(text, width, subsequent_indent="  ")]

@@ -8,7 +8,7 @@ from math import inf
 import trio
 
 from ballonet_host_coord.guest_rules import Machine
-from ballonet_host_coord.model import VmEvent, VmEventKind, VmFacts
+from ballonet_host_coord.model import Settings, VmEvent, VmEventKind, VmFacts
 from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
 from .machine import SimulatedMachine
@@ -102,6 +102,9 @@ class SimulatedHypervisor:
 
     def vm(self, name: str) -> SimulatedVm:
         return self._vms[name]
+
+    def named(self, settings: Settings) -> None:
+        """All machines are there already, whoever is to manage them."""
 
 
 class SimulatedDiscovery:
