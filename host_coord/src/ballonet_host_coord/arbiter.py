@@ -104,7 +104,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
             if party.shrinkable:
                 refilled_kib += _refilled_kib(party)
     booked_kib = overheads_kib + assigned_kib
-    away_kib = overheads_kib + fixed_kib + refilled_kib + host.lacking_kib
+    away_kib = overheads_kib + fixed_kib + refilled_kib + host.lacking_kib + host.reserved_kib
     # A critical host has no more than what is held already, whatever was promised: it lacks that, not the budget.
     there_kib = booked_kib if host.state is HostState.CRITICAL else host.budget_kib
     pool_kib = min(host.budget_kib, there_kib) - away_kib
@@ -120,7 +120,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     targets = _share_rest(movable, held, supply_kib, surplus_ratio)
     targets = _starved_first(movable, held, targets)
 
-    free_kib = host.budget_kib - host.headroom_kib - booked_kib
+    free_kib = host.budget_kib - host.headroom_kib - booked_kib - host.reserved_kib
     decisions = []
     placed = iter(targets)
     for party in parties:

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -37,6 +38,7 @@ FAILED, MISUSED, UNREACHABLE = 1, 2, 3
 # What the journal reads from the beginning of a line: see sd-daemon(3).
 JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 DEMO = "ballonet_host_coord.demo.cli"
+RESERVATION_POLL_S = 0.1
 
 
 class _Commands(click.Group):
@@ -284,6 +286,43 @@ def set_(
             shown = _mib(value) if key in ("minimum", "startup", "maximum", "overhead") else value
             click.echo(f"{key:30} {shown}{'   set at run time' if key in answer['set'] else ''}")
     _say_what_was_not_saved(answer)
+
+
+@cli.command()
+@click.argument("size")
+@click.option("--for", "name", required=True, metavar="NAME", help="The machine that is about to start.")
+@click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for the room.")
+@click.option("--hold", default="60s", show_default=True, metavar="DURATION", help="How long it is held for NAME.")
+@click.option("--weight", default="5000", show_default=True, help="How much may be taken: as a guest's weight.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_socket_option
+def reserve(
+    size: str, name: str, timeout: str, hold: str, weight: str, as_json: bool, socket_path: str | None
+) -> None:
+    """Make room of SIZE, all or nothing, before a machine starts. Exit code 1, and the numbers, where there is none."""
+    from .explaining import parse_duration_s
+
+    try:
+        timeout_s, hold_s = parse_duration_s(timeout), parse_duration_s(hold)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--timeout, --hold") from error
+    asked = {"guest": name, "size": size, "weight": weight, "timeout_s": timeout_s, "hold_s": hold_s}
+    answer = _ask(socket_path, "reserve", asked)
+    until_s = time.monotonic() + timeout_s + 1.0
+    try:
+        while answer["state"] == "pending" and time.monotonic() < until_s:
+            time.sleep(RESERVATION_POLL_S)
+            answer = _ask(socket_path, "reservation", {"guest": name})
+    except KeyboardInterrupt:
+        _ask(socket_path, "unreserve", {"guest": name})
+        raise
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    if answer["state"] != "held":
+        free = _mib(answer["free_kib"])
+        _fail(f"{size} for {name} could not be freed in {timeout}: {free} are free; nothing is held")
+    if not as_json:
+        click.echo(f"{name}: {_mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
 
 
 def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
@@ -36,6 +37,7 @@ from .model import (
 from .operations import Operations
 from .overdraft import OverdraftWatch
 from .ports import Clock, Discovery, HostMemory, Hypervisor, Recorder, StateStore
+from .reservations import Reservations
 from .roster import Roster
 from .session import AgentSession, Randomness
 from .slider import tuning
@@ -83,6 +85,7 @@ class Coordinator:
         self._discovery = discovery
         self._randomness = randomness
         self._choices = Choices(state)
+        self.reservations = Reservations()
         self.guests = Roster(self._attendant, settings.rules, self._choices.values_for)
         self._operations = Operations(self, self._choices)
         self.guests.named(settings.guests)
@@ -178,6 +181,9 @@ class Coordinator:
         """One decision from what is known now; its commands go to the guests' queues."""
         self.guests.let_go()
         snapshot = self._take_snapshot(now_s)
+        for changed in self.reservations.step(snapshot):
+            self._operations.reservation_changed(changed)
+        snapshot = replace(snapshot, host=replace(snapshot.host, reserved_kib=self.reservations.reserved_kib))
         decision = one_iteration(snapshot)
         commands = [] if self.observe else self.ledger.step(snapshot, decision)
         self.snapshot, self.decision = snapshot, decision
@@ -210,6 +216,7 @@ class Coordinator:
                 self._host_watch.state,
                 self._host_watch.lacking_kib,
                 self._host_watch.why,
+                self.reservations.reserved_kib,
             ),
             guests=tuple(attendant.record.snapshot(now_s) for attendant in self.guests),
             observe=self.observe,

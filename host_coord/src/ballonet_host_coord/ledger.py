@@ -172,7 +172,7 @@ class Ledger:
         now_s = snapshot.now_s
         commands: list[Command] = []
         decided = {choice.name: choice for choice in decision.guests}
-        room_kib = snapshot.host.budget_kib - snapshot.booked_kib
+        room_kib = snapshot.host.budget_kib - snapshot.booked_kib - snapshot.host.reserved_kib
         if any(guest.unseen for guest in snapshot.guests):
             room_kib = min(room_kib, 0)  # what nobody has looked at is not booked yet, and may be large
         short = {

@@ -415,6 +415,8 @@ class HostSnapshot:
     lacking_kib: int = 0
     """What a critical host lacks, to be taken from what guests share."""
     state_why: str = ""
+    reserved_kib: int = 0
+    """Kept for machines that are about to start (reservations.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,16 @@ import trio
 
 from .choices import Choices
 from .ports import PortError
+from .reservations import (
+    DEFAULT_HOLD_S,
+    LONGEST_HOLD_S,
+    LONGEST_TIMEOUT_S,
+    PENDING_MOST,
+    Reservation,
+    free_kib,
+    is_there,
+    refusal,
+)
 from .settings_values import DEFAULT_KEYS, Wrong, as_toml, from_text
 from .snapshot import decision_to_json, snapshot_to_json
 from .summary import summarise
@@ -42,6 +52,9 @@ class Operations:
             "pause": self._pause,
             "resume": self._resume,
             "set": self._set,
+            "reserve": self._reserve,
+            "reservation": self._reservation,
+            "unreserve": self._unreserve,
         }
         handler = handlers.get(operation)
         if handler is None:
@@ -138,6 +151,72 @@ class Operations:
         shown = {key: getattr(settings, attribute) for key, (attribute, _) in DEFAULT_KEYS.items()}
         return {"name": name, "settings": shown, "set": self._choices.texts_for(name), **answer}
 
+    # --- room for a machine that is about to start --------------------------------------------------------
+
+    async def _reserve(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Begin to make room: `guest` (no guest yet), `size` and `weight` as in the settings, `timeout_s`, `hold_s`."""
+        coordinator = self._coordinator
+        if coordinator.observe:
+            raise ValueError("observing: nothing is moved, so no room can be made")
+        name = arguments.get("guest")
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ValueError(f"guest = {as_toml(name)}: allowed is the machine's name")
+        try:
+            size_kib = from_text(DEFAULT_KEYS, "maximum", str(arguments.get("size")))
+            weight = from_text(DEFAULT_KEYS, "weight", str(arguments.get("weight", 5000)))
+        except Wrong as wrong:
+            raise ValueError(f"size or weight: {wrong}") from wrong
+        timeout_s = _seconds(arguments, "timeout_s", 30.0, LONGEST_TIMEOUT_S)
+        hold_s = _seconds(arguments, "hold_s", DEFAULT_HOLD_S, LONGEST_HOLD_S)
+        reservations = coordinator.reservations
+        if len(list(reservations)) >= PENDING_MOST:
+            raise ValueError(f"{PENDING_MOST} reservations wait already")
+        now_s = coordinator.now()
+        wanted = Reservation(name, size_kib, weight, now_s, timeout_s, hold_s)
+        if name in coordinator.guests and is_there(coordinator.guests[name].record.snapshot(now_s)):
+            raise ValueError(f"{name} is there already, and booked")
+        before = reservations.drop(name)
+        coordinator.turn(now_s)
+        snapshot, _ = coordinator.last_turn()
+        if refused := refusal(snapshot, wanted):
+            if before is not None:
+                reservations.ask(before)
+            raise ValueError(refused)
+        reservations.ask(wanted)
+        coordinator.turn(now_s)
+        return self._state_of(name)
+
+    async def _reservation(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return self._state_of(str(arguments.get("guest")))
+
+    async def _unreserve(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        dropped = self._coordinator.reservations.drop(str(arguments.get("guest")))
+        self._coordinator.wake()
+        return {"dropped_kib": dropped.size_kib if dropped else 0}
+
+    def _state_of(self, name: str) -> dict[str, Any]:
+        snapshot, _ = self._coordinator.last_turn()
+        reservation = self._coordinator.reservations.get(name)
+        if reservation is None:
+            return {"name": name, "state": "none", "free_kib": max(0, free_kib(snapshot))}
+        return {
+            "name": name,
+            "state": "held" if reservation.is_held else "pending",
+            "size_kib": reservation.size_kib,
+            "hold_s": reservation.hold_s,
+            "free_kib": max(0, free_kib(snapshot)),
+        }
+
+    def reservation_changed(self, changed: Reservation) -> None:
+        """One is held now, or has ended."""
+        size = f"{changed.size_kib // 1024} MiB"
+        if self._coordinator.reservations.get(changed.name) is changed:
+            log.info("%s: %s are held for it", changed.name, size)
+        elif changed.is_held:
+            log.info("%s: %s are held no more", changed.name, size)
+        else:
+            log.warning("%s: %s could not be freed in %.0f s", changed.name, size, changed.timeout_s)
+
     # --- inside ------------------------------------------------------------------------------------------
 
     def _marked(self, names: list[str], **marks: bool) -> dict[str, Any]:
@@ -159,3 +238,10 @@ class Operations:
         if not isinstance(name, str) or name not in guests:
             raise LookupError(f"no guest {name!r}; known: {', '.join(guests.names) or 'none'}")
         return name
+
+
+def _seconds(arguments: dict[str, Any], name: str, default: float, most: float) -> float:
+    value = arguments.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+        raise ValueError(f"{name} = {value!r}: allowed is a number of seconds up to {most:.0f}")
+    return float(value)

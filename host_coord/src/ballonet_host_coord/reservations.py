@@ -1,0 +1,125 @@
+"""Room that is made for a machine before it starts: all of it or none, by weight, for a limited time. Pure.
+
+    asked -> refused, at once, when the guests need what it would take (its share by weight is less than its size)
+          -> pending: nobody is granted anything of it; guests shrink; after `timeout` it is refused
+          -> held: the books have the room free beside the headroom; until the machine appears, or `hold` has passed
+
+A reservation is asked for and judged like a guest whose demand is its size: it takes from others what their weights
+leave it, never a minimum, and never the headroom (that pays urgent asks, not starts). Those that were held first are
+served first, so machines that start together come up one after the other and never overdraw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from .arbiter import one_iteration
+from .decision import mib
+from .model import Booking, Demand, GuestSettings, GuestSnapshot, RunState, Snapshot, VmFacts
+
+LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
+DEFAULT_HOLD_S = 60.0
+"""libvirt starts a domain within a second of its `prepare` hook; a restore of a large one reads for minutes first."""
+PENDING_MOST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Times are the coordinator's clock."""
+
+    name: str
+    """The machine's, as the hypervisor will call it."""
+    size_kib: int
+    weight: int
+    asked_s: float
+    timeout_s: float
+    hold_s: float = DEFAULT_HOLD_S
+    held_since_s: float | None = None
+
+    @property
+    def is_held(self) -> bool:
+        return self.held_since_s is not None
+
+    def is_over(self, now_s: float) -> bool:
+        """Waited or held for as long as it may."""
+        if self.held_since_s is not None:
+            return now_s >= self.held_since_s + self.hold_s
+        return now_s >= self.asked_s + self.timeout_s
+
+
+class Reservations:
+    """All that stand now, in the order in which they were asked for."""
+
+    def __init__(self, kept: Iterable[Reservation] = ()) -> None:
+        self._all: dict[str, Reservation] = {item.name: item for item in kept}
+
+    def __iter__(self) -> Iterator[Reservation]:
+        return iter(self._all.values())
+
+    def get(self, name: str) -> Reservation | None:
+        return self._all.get(name)
+
+    @property
+    def reserved_kib(self) -> int:
+        """Held and pending: nobody else is given any of it."""
+        return sum(item.size_kib for item in self._all.values())
+
+    def ask(self, reservation: Reservation) -> None:
+        """Enter it as pending; one for the same name takes the place of the one before."""
+        self._all.pop(reservation.name, None)
+        self._all[reservation.name] = reservation
+
+    def drop(self, name: str) -> Reservation | None:
+        return self._all.pop(name, None)
+
+    def step(self, snapshot: Snapshot) -> list[Reservation]:
+        """Hold what there is room for, in order; let go what is over or has come. The ones that changed or left."""
+        now_s, changed = snapshot.now_s, []
+        there = {guest.name for guest in snapshot.guests if is_there(guest)}
+        for name, item in list(self._all.items()):
+            if name in there or item.is_over(now_s):
+                changed.append(self._all.pop(name))
+        room_kib = free_kib(snapshot)
+        unseen = any(guest.unseen for guest in snapshot.guests)
+        for name, item in self._all.items():
+            room_kib -= item.size_kib
+            if room_kib < 0:
+                break
+            if not item.is_held and not unseen:
+                self._all[name] = held = replace(item, held_since_s=now_s)
+                changed.append(held)
+        return changed
+
+
+def is_there(guest: GuestSnapshot) -> bool:
+    """Whether the machine has come: from then on it is booked itself."""
+    return not guest.unseen and guest.vm.run_state not in (RunState.ABSENT, RunState.SHUTDOWN)
+
+
+def free_kib(snapshot: Snapshot) -> int:
+    """What the books have beside guests and headroom."""
+    return snapshot.host.budget_kib - snapshot.host.headroom_kib - snapshot.booked_kib
+
+
+def refusal(snapshot: Snapshot, wanted: Reservation) -> str:
+    """Why it cannot be had, with the numbers; empty where it can. `snapshot.host.reserved_kib` is without it."""
+    twin = replace(snapshot, guests=(*snapshot.guests, _as_guest(wanted, snapshot.now_s)))
+    share_kib = one_iteration(twin).guests[-1].target_kib
+    if share_kib >= wanted.size_kib:
+        return ""
+    budget_kib, headroom_kib = snapshot.host.budget_kib, snapshot.host.headroom_kib
+    reserved = f", {mib(snapshot.host.reserved_kib)} reserved for others" if snapshot.host.reserved_kib else ""
+    return (
+        f"{mib(wanted.size_kib)} for {wanted.name}: at most {mib(max(0, share_kib))} can be freed for weight "
+        f"{wanted.weight}; budget {mib(budget_kib)}, headroom {mib(headroom_kib)}, "
+        f"guests hold {mib(snapshot.booked_kib)}{reserved}"
+    )
+
+
+def _as_guest(wanted: Reservation, now_s: float) -> GuestSnapshot:
+    """A running guest that has nothing and needs its size, no more and no less."""
+    size_kib = wanted.size_kib
+    settings = GuestSettings(wanted.name, 0, size_kib, size_kib, wanted.weight, buffer_percent=0, overhead_kib=0)
+    vm = VmFacts(RunState.RUNNING, size_kib, 0, 1, now_s - LONGEST_HOLD_S, True, None, 1, None, now_s)
+    return GuestSnapshot(settings, vm, Booking(0, 0, claimed=False), demand=Demand(size_kib, size_kib, size_kib))

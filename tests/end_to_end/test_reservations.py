@@ -1,0 +1,164 @@
+"""Room for a machine before it starts: all or nothing, by weight, for a limited time, and never beyond the budget."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from ballonet_host_coord.guest_rules import Machine
+from ballonet_host_coord.model import SetTarget
+from ballonet_host_coord.reservations import free_kib
+from ballonet_host_coord.simulated.machine import Character
+
+MIB = 1024
+
+
+async def reserve(stage, size, name="gamma", **more):
+    return await stage.house.coordinator.handle("reserve", {"guest": name, "size": size, **more})
+
+
+async def state_of(stage, name="gamma"):
+    return (await stage.house.coordinator.handle("reservation", {"guest": name}))["state"]
+
+
+async def until_held(stage, name="gamma", within_s=30.0):
+    with trio.fail_after(within_s):
+        while await state_of(stage, name) == "pending":
+            await trio.sleep(0.1)
+    return await state_of(stage, name)
+
+
+def never_overdrawn(stage):
+    assert stage.watch.exceeded_kib <= 0
+    assert stage.watch.deepened_kib <= 0
+
+
+def test_idle_guests_make_room(play):
+    """Guests that need little give what a start needs, and none of it is granted to another meanwhile: a guest that
+    needs more has only what it takes back by itself."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        await reserve(stage, "900M", hold_s=60)
+        assert await until_held(stage) == "held"
+        snapshot, _ = stage.watch.turns[-1]
+        assert free_kib(snapshot) >= 900 * MIB
+        stage.work("alpha", 800)
+        await trio.sleep(20)
+        assert await state_of(stage) == "held"
+        await trio.sleep(50)
+        assert await state_of(stage) == "none"
+        await stage.until(lambda: stage.has_touched("alpha"), within_s=20)
+
+    stage = play(scenario)
+    never_overdrawn(stage)
+    turns = {snapshot.now_s: snapshot for snapshot, _ in stage.watch.turns}
+    grants = []
+    for at_s, order in stage.watch.commands_of("alpha", SetTarget):
+        snapshot = turns[at_s]
+        if snapshot.host.reserved_kib and order.target_kib > snapshot.guests[0].booking.assigned_kib:
+            grants.append(order.target_kib - snapshot.guests[0].booking.assigned_kib)
+            assert grants[-1] <= snapshot.host.budget_kib - snapshot.booked_kib - snapshot.host.reserved_kib
+    assert grants
+
+
+def test_more_than_can_be_freed_is_refused_with_the_numbers(play):
+    """At once, in one sentence, and without a step taken for it."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        await trio.sleep(30)
+        commands = len(stage.watch.commands)
+        said = r"1536 MiB for gamma: at most \d+ MiB can be freed for weight 5000; budget 1728"
+        with pytest.raises(ValueError, match=said):
+            await reserve(stage, "1536M")
+        await trio.sleep(5)
+        assert len(stage.watch.commands) == commands
+        assert await state_of(stage) == "none"
+
+    never_overdrawn(play(scenario))
+
+
+@pytest.mark.parametrize(("weight", "is_possible"), [("1", False), ("10000", True)])
+def test_weight_decides_how_much_may_be_taken(play, weight, is_possible):
+    """Of guests that need all they have, a start takes what its weight is worth and no more (I5)."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        for name in ("alpha", "beta"):
+            stage.work(name, 600)
+        await trio.sleep(30)
+        if is_possible:
+            assert (await reserve(stage, "500M", weight=weight))["state"] == "pending"
+        else:
+            with pytest.raises(ValueError, match="can be freed for weight 1;"):
+                await reserve(stage, "500M", weight=weight)
+
+    never_overdrawn(play(scenario))
+
+
+def test_what_cannot_be_freed_in_time_is_given_back(play):
+    """A guest that does not follow keeps the room from being made: after the timeout nothing is held, not a part."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        await reserve(stage, "740M", timeout_s=10)
+        assert await until_held(stage) == "none"
+
+    stuck = Character(hidden_floor_kib=500 * MIB)
+    never_overdrawn(play(scenario, characters={"alpha": stuck, "beta": stuck}))
+
+
+def test_the_machine_that_comes_takes_its_room(play):
+    """Once it is there it is booked itself, and its reservation ends."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell([Machine("alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))])
+        await stage.until(lambda: stage.house.machines["alpha"].uptime_s > 35, within_s=90)
+        await reserve(stage, "1088M", name="beta", hold_s=600)
+        assert await until_held(stage, "beta") == "held"
+        stage.house.discovery.tell(
+            [Machine(name, 1024 * MIB, 512 * MIB, (("minimum", "256M"),)) for name in ("alpha", "beta")]
+        )
+        await trio.sleep(5)
+        assert await state_of(stage, "beta") == "none"
+        assert [guest.name for guest in stage.watch.turns[-1][0].guests] == ["alpha", "beta"]
+
+    never_overdrawn(play(scenario, discovered=True))
+
+
+def test_starts_at_once_are_served_in_order(play):
+    """Three machines that ask together are held one after the other, as far as there is room; the last is refused."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        for name in ("one", "two"):
+            await reserve(stage, "400M", name=name, timeout_s=60)
+        with pytest.raises(ValueError, match="800 MiB reserved for others"):
+            await reserve(stage, "600M", name="three")
+        assert await until_held(stage, "one") == "held"
+        assert await until_held(stage, "two") == "held"
+
+    never_overdrawn(play(scenario))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"size": "much"}, "size or weight: allowed is a size"),
+        ({"size": "1G", "weight": 0}, "size or weight: allowed is a whole number"),
+        ({"size": "1G", "timeout_s": -1}, "timeout_s = -1: allowed is a number of seconds up to 600"),
+        ({"size": "1G", "hold_s": "long"}, "hold_s = 'long'"),
+        ({"size": "1G", "name": "al\nice"}, "allowed is the machine's name"),
+        ({"size": "1G", "name": "alpha"}, "alpha is there already, and booked"),
+    ],
+)
+def test_misused(play, more, said):
+    """What is asked for wrongly is refused in words."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        with pytest.raises(ValueError, match=said):
+            await reserve(stage, **more)
+
+    play(scenario)
