@@ -146,6 +146,21 @@ def enter(snapshot: Snapshot) -> list[_Party]:
     return [_enter(guest, snapshot.now_s, tuned) for guest in snapshot.guests]
 
 
+def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
+    """What a machine of this size and weight would get beside these guests, by the rank of demand: minimums and what
+    cannot be taken stay, the rest is shared by weight. Nothing of the headroom, which pays urgent asks."""
+    takers, away_kib = [(0, 0, size_kib, weight)], snapshot.host.reserved_kib + snapshot.host.lacking_kib
+    for party in enter(snapshot):
+        away_kib += party.guest.booking.overhead_kib
+        if party.fixed:
+            away_kib += party.guest.booking.assigned_kib
+        else:
+            away_kib += _refilled_kib(party) if party.shrinkable else 0
+            least_kib = party.guest.settings.minimum_kib
+            takers.append((least_kib, party.lower_kib, max(party.demand_kib, party.lower_kib), party.weight))
+    return fill(snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib, takers)[0]
+
+
 def fresh_for_s(guest: GuestSnapshot) -> float:
     """How old a report may be when a downward step relies on it."""
     period_s = guest.agent.report_ms / 1000 if guest.agent.link is LinkState.LIVE else 1.0

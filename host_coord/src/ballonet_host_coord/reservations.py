@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from .arbiter import one_iteration
+from .arbiter import share_of_start_kib
 from .decision import mib
-from .model import Booking, Demand, GuestSettings, GuestSnapshot, RunState, Snapshot, VmFacts
+from .model import GuestSnapshot, RunState, Snapshot
 
 LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
 DEFAULT_HOLD_S = 60.0
@@ -104,8 +104,7 @@ def free_kib(snapshot: Snapshot) -> int:
 
 def refusal(snapshot: Snapshot, wanted: Reservation) -> str:
     """Why it cannot be had, with the numbers; empty where it can. `snapshot.host.reserved_kib` is without it."""
-    twin = replace(snapshot, guests=(*snapshot.guests, _as_guest(wanted, snapshot.now_s)))
-    share_kib = one_iteration(twin).guests[-1].target_kib
+    share_kib = share_of_start_kib(snapshot, wanted.size_kib, wanted.weight)
     if share_kib >= wanted.size_kib:
         return ""
     budget_kib, headroom_kib = snapshot.host.budget_kib, snapshot.host.headroom_kib
@@ -115,11 +114,3 @@ def refusal(snapshot: Snapshot, wanted: Reservation) -> str:
         f"{wanted.weight}; budget {mib(budget_kib)}, headroom {mib(headroom_kib)}, "
         f"guests hold {mib(snapshot.booked_kib)}{reserved}"
     )
-
-
-def _as_guest(wanted: Reservation, now_s: float) -> GuestSnapshot:
-    """A running guest that has nothing and needs its size, no more and no less."""
-    size_kib = wanted.size_kib
-    settings = GuestSettings(wanted.name, 0, size_kib, size_kib, wanted.weight, buffer_percent=0, overhead_kib=0)
-    vm = VmFacts(RunState.RUNNING, size_kib, 0, 1, now_s - LONGEST_HOLD_S, True, None, 1, None, now_s)
-    return GuestSnapshot(settings, vm, Booking(0, 0, claimed=False), demand=Demand(size_kib, size_kib, size_kib))
