@@ -127,6 +127,25 @@ def test_the_machine_that_comes_takes_its_room(play):
     never_overdrawn(play(scenario, discovered=True))
 
 
+def test_what_is_held_outlives_the_coordinator(play):
+    """Killed and started again it keeps the room for as long as was left, and no longer."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        await reserve(stage, "700M", hold_s=300)
+        assert await until_held(stage) == "held"
+        await stage.replace_coordinator(away_s=1)
+        await stage.until(lambda: len(stage.watch.turns[-1][0].guests) == 2, within_s=5)
+        assert await state_of(stage) == "held"
+        snapshot, _ = stage.watch.turns[-1]
+        assert snapshot.host.reserved_kib == 700 * MIB
+        await stage.house.coordinator.handle("unreserve", {"guest": "gamma"})
+        await stage.replace_coordinator(away_s=1)
+        assert await state_of(stage) == "none"
+
+    never_overdrawn(play(scenario))
+
+
 def test_starts_at_once_are_served_in_order(play):
     """Three machines that ask together are held one after the other, as far as there is room; the last is refused."""
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ballonet_host_coord import state_store
 from ballonet_host_coord.ports import PortError
-from ballonet_host_coord.state_store import SqliteState
+from ballonet_host_coord.state_store import MIGRATIONS, SqliteState
 
 
 @pytest.fixture
@@ -123,3 +124,41 @@ def test_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(PortError, match="cannot keep state"):
         SqliteState(str(tmp_path / "file" / "state.sqlite"))
+
+
+def test_file_without_a_version_is_migrated(path: str) -> None:
+    """What the first ballonet wrote is read on, and has a version from then on."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    first = sqlite3.connect(path)
+    first.execute("CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    first.execute("INSERT INTO state VALUES ('released:web', 'true')")
+    first.commit()
+    first.close()
+    state = SqliteState(path)
+    assert state.get("released:web") is True
+    state.close()
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def test_file_of_a_newer_version_is_left_alone(path: str) -> None:
+    """A downgrade does not misread what it does not know, nor throw it away: it says what to do."""
+    SqliteState(path).close()
+    newer = sqlite3.connect(path)
+    newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    newer.close()
+    with pytest.raises(PortError, match="written by a newer ballonet"):
+        SqliteState(path)
+    assert not [name for name in os.listdir(os.path.dirname(path)) if "damaged" in name]
+
+
+def test_a_migration_is_done_whole_or_not(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails in its midst leaves version and schema as they were; the next start does it again."""
+    SqliteState(path).close()
+    steps = (*MIGRATIONS, "ALTER TABLE state ADD COLUMN key REAL")
+    monkeypatch.setattr(state_store, "MIGRATIONS", steps)
+    with pytest.raises(PortError):
+        SqliteState(path)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    monkeypatch.setattr(state_store, "MIGRATIONS", (*MIGRATIONS, "ALTER TABLE state ADD COLUMN at REAL"))
+    SqliteState(path).close()
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS) + 1,)

@@ -7,10 +7,11 @@ on the disk (state_store.py): a coordinator that is killed comes back with it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .ports import StateStore
+from .reservations import LONGEST_HOLD_S, Reservation
 from .settings_values import DEFAULT_KEYS, Wrong, from_text
 
 log = logging.getLogger("ballonet")
@@ -64,6 +65,25 @@ class Choices:
             self._state.put(f"{what}:{name}", True)
         else:
             self._state.delete(f"{what}:{name}")
+
+    def keep_reservations(self, held: Iterable[Reservation], now_s: float, now_unix_s: float) -> None:
+        """Write down what is held; the coordinator's clock begins anew with it, so ends are kept by the calendar's."""
+        kept = []
+        for item in held:
+            if item.held_since_s is not None:
+                ends_unix_s = now_unix_s + item.held_since_s + item.hold_s - now_s
+                kept.append([item.name, item.size_kib, item.weight, ends_unix_s])
+        self._state.put("reservations", kept)
+
+    def kept_reservations(self, now_s: float, now_unix_s: float) -> list[Reservation]:
+        """What was held when the coordinator ended, for as long as is left of it: at most as long as one may be held,
+        however the calendar was set meanwhile."""
+        found = []
+        for name, size_kib, weight, ends_unix_s in self._state.get("reservations") or ():
+            left_s = min(ends_unix_s - now_unix_s, LONGEST_HOLD_S)
+            if left_s > 0:
+                found.append(Reservation(name, size_kib, weight, now_s, 0.0, left_s, held_since_s=now_s))
+        return found
 
     def _kept(self, name: str) -> dict[str, str]:
         kept = self._state.get(f"settings:{name}")

@@ -323,6 +323,7 @@ def reserve(
         _fail(f"{size} for {name} could not be freed in {timeout}: {free} are free; nothing is held")
     if not as_json:
         click.echo(f"{name}: {_mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
+    _say_what_was_not_saved(answer)
 
 
 def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:

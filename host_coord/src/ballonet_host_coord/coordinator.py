@@ -11,6 +11,7 @@ under way. Between facts and commands lies one call: `Snapshot -> one_iteration 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -85,7 +86,7 @@ class Coordinator:
         self._discovery = discovery
         self._randomness = randomness
         self._choices = Choices(state)
-        self.reservations = Reservations()
+        self.reservations = Reservations(self._choices.kept_reservations(clock.now(), time.time()))
         self.guests = Roster(self._attendant, settings.rules, self._choices.values_for)
         self._operations = Operations(self, self._choices)
         self.guests.named(settings.guests)

@@ -7,6 +7,7 @@ cannot be kept (a full disk) is said in the answer as `not_saved`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ class Operations:
     def __init__(self, coordinator: Coordinator, choices: Choices) -> None:
         self._coordinator = coordinator
         self._choices = choices
+        self._not_kept = ""
+        """Why what is held would not outlive the coordinator."""
 
     async def handle(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer one request of the control socket."""
@@ -191,6 +194,7 @@ class Operations:
 
     async def _unreserve(self, arguments: dict[str, Any]) -> dict[str, Any]:
         dropped = self._coordinator.reservations.drop(str(arguments.get("guest")))
+        self._keep_reservations()
         self._coordinator.wake()
         return {"dropped_kib": dropped.size_kib if dropped else 0}
 
@@ -205,10 +209,21 @@ class Operations:
             "size_kib": reservation.size_kib,
             "hold_s": reservation.hold_s,
             "free_kib": max(0, free_kib(snapshot)),
+            **({"not_saved": self._not_kept} if self._not_kept else {}),
         }
 
+    def _keep_reservations(self) -> None:
+        coordinator = self._coordinator
+        try:
+            self._choices.keep_reservations(coordinator.reservations, coordinator.now(), time.time())
+            self._not_kept = ""
+        except PortError as error:
+            log.error("%s", error)
+            self._not_kept = str(error)
+
     def reservation_changed(self, changed: Reservation) -> None:
-        """One is held now, or has ended."""
+        """One is held now, or has ended: written down before anybody is told."""
+        self._keep_reservations()
         size = f"{changed.size_kib // 1024} MiB"
         if self._coordinator.reservations.get(changed.name) is changed:
             log.info("%s: %s are held for it", changed.name, size)

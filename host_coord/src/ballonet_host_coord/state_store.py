@@ -24,6 +24,10 @@ LOCK_TIMEOUT_S = 2.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+MIGRATIONS = ("CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL)",)
+"""Each makes the schema of one version that of the next; only ever added to. `user_version` counts those done."""
+
+
 class _Damaged(Exception):
     pass
 
@@ -89,13 +93,22 @@ def _open(path: str) -> sqlite3.Connection:
         (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise _Damaged(verdict)
-        with database:
-            database.execute("CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            raise PortError(
+                f"{path}: written by a newer ballonet (version {version}, this one knows {len(MIGRATIONS)}); "
+                "install that one again, or move the file away"
+            )
+        for number, statement in enumerate(MIGRATIONS[version:], version + 1):
+            with database:  # one transaction: killed in between, the next start does this step again
+                database.execute("BEGIN IMMEDIATE")
+                database.execute(statement)
+                database.execute(f"PRAGMA user_version = {number}")
         # A file that is a database of somebody else's has a table of that name and not of that shape.
         database.execute("SELECT key, value FROM state LIMIT 1").fetchall()
     except BaseException as error:
         database.close()
-        if isinstance(error, sqlite3.DatabaseError) and error.sqlite_errorcode & 0xFF in _DAMAGED:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
             raise _Damaged(str(error)) from error
         raise
     return database
