@@ -1,12 +1,13 @@
-"""The seven ports between the coordinator and the world: what the decision needs, not how it is had.
+"""The eight ports between the coordinator and the world: what the decision needs, not how it is had.
 
-Each has a real and a simulated implementation. No type of trio, QMP, libvirt or psutil crosses them: values
-of `model` and the errors below do. Whatever blocks is `async`; whatever is called from the decision is not.
+Each but discovery has a real and a simulated implementation. No type of trio, QMP, libvirt or psutil crosses them:
+values of `model` and the errors below do. Whatever blocks is `async`; whatever is called from the decision is not.
 
 ====================  =====================================  =====================================
 port                  real                                   simulated
 ====================  =====================================  =====================================
 Hypervisor            qmp_hypervisor.QmpHypervisor            simulated.hypervisor
+Discovery             libvirt_hypervisor.LibvirtHypervisor    -
 ReportSource          channel.AgentReports                    simulated.guest, the agent's core
 HostMemory            host_memory.ProcHostMemory              simulated.stores
 Clock                 clock.TrioClock                         the same, on trio's MockClock
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from .model import (
+    Domain,
     HostFacts,
     Residency,
     Settings,
@@ -91,6 +93,33 @@ class Hypervisor(Protocol):
     def list(self) -> tuple[str, ...]: ...
 
     def vm(self, name: str) -> VmPort: ...
+
+
+class Discovery(Protocol):
+    """Tells which VMs run, for a coordinator that is not told by its settings.
+
+    Level, not edges: nothing is lost while nobody waits, or while the hypervisor's own service is away. Loop::
+
+        while True:
+            for each domain of await discovery.domains(): attend to it, in the settings that its policy makes;
+            let go of each that is there no longer
+            await discovery.changed()
+
+    After PortError wait a little and ask again, and keep what was attended to: VMs live on without that service.
+    """
+
+    async def domains(self) -> tuple[Domain, ...]:
+        """Every running VM, sorted by name. One that cannot be read is among them, with its fault."""
+
+    async def changed(self) -> None:
+        """Wait until `domains` may say something else than when it was called last: a VM appeared or went, its policy
+        or devices changed, or the service went away."""
+
+    def vm(self, name: str) -> VmPort:
+        """The same object each time while it runs; forgotten by `forget`."""
+
+    def forget(self, name: str) -> None:
+        """Nobody attends to this VM any more."""
 
 
 class ReportSink(Protocol):
