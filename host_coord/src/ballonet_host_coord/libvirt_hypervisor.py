@@ -2,7 +2,10 @@
 
 All VMs share one bulk call per poll (`getAllDomainStats`): 500 guests that are polled once a second cost one or two
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
-that hangs is given up after a second and repeated without that domain (`_poll`).
+that hangs is given up after a second and repeated without that domain (`_ask`).
+
+Its `balloon.current` is what libvirt heard last from QEMU's BALLOON_CHANGE, which comes once a second at most: up to a
+second old, and mid-way, for a balloon that moves (m). It tells that a size has changed, and `memoryStats` what it is.
 
 A domain's XML is read when its VM is connected, and again when libvirt says that its devices or metadata changed.
 libvirt starts its domains itself and at their `currentMemory`, so one that stands still was paused by somebody: none is
@@ -105,7 +108,7 @@ class LibvirtHypervisor:
         not_before_s = max(not_before_s, self.clock.now() - SHARE_S)
         async with self._poll_lock:
             # Whoever waited for the lock finds here what the one before asked for.
-            if self._poll is None or self._poll.asked_s < not_before_s:
+            if self._poll is None or self._poll.asked_s <= not_before_s:
                 if self._poll is not None:
                     await self.clock.sleep(max(0.0, self._poll.asked_s + POLL_APART_S - self.clock.now()))
                 self._poll = poll = await self._ask()

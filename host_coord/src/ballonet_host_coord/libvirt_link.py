@@ -80,8 +80,9 @@ class LibvirtRefused(PortError):
 class Threads(Protocol):
     """How blocking calls are run; replaced in tests, where nothing blocks and time is virtual."""
 
-    async def run(self, function: Callable[..., _T], *args: Any) -> _T:
-        """May be cancelled at any time; the function is left to end by itself then."""
+    async def run(self, ended: Callable[[], None], function: Callable[..., _T], *args: Any) -> _T:
+        """May be cancelled at any time; the function is left to end by itself then. `ended` is called when it does, in
+        whatever thread."""
 
 
 # trio renamed the argument in 0.23, and warns where the old name is used.
@@ -97,8 +98,14 @@ class WorkerThreads:
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(THREADS)
 
-    async def run(self, function: Callable[..., _T], *args: Any) -> _T:
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter, **_LEAVE_BEHIND)
+    async def run(self, ended: Callable[[], None], function: Callable[..., _T], *args: Any) -> _T:
+        def job() -> _T:
+            try:
+                return function(*args)
+            finally:
+                ended()
+
+        return await trio.to_thread.run_sync(job, limiter=self._limiter, **_LEAVE_BEHIND)
 
 
 def import_libvirt() -> Any:
@@ -150,23 +157,24 @@ class LibvirtLink:
 
     def __init__(
         self, uri: str, *, lib: Any = None, threads: Callable[[], Threads] = WorkerThreads,
-        on_event: Callable[[LinkEvent], None] = lambda event: None,
+        event_loop: Callable[[Any], None] = start_event_loop,
     ) -> None:  # fmt: skip
         self.uri = uri
         self.generation = 0
         """Counts the connections: what belongs to an older one is of no use."""
         self.calls = 0
         """Requests made so far."""
-        self.on_event = on_event
+        self.on_event: Callable[[LinkEvent], None] = lambda event: None
         """Called in trio, in the order in which each event was last heard."""
         self._lib = lib
+        self._start_event_loop = event_loop
         self._make_threads = threads
         self._threads = threads()
         self._connection: Any = None
         self._connect_lock = trio.Lock()
         self._attempt: _Attempt | None = None
-        self._stuck: set[object] = set()
-        self._dropped: list[tuple[Any, set[object]]] = []
+        self._stuck: set[_Attempt] = set()
+        self._dropped: list[tuple[Any, set[_Attempt]]] = []
         self._failed_s = float("-inf")
         self._failed = ""
         self._pending = _Pending(self._deliver)
@@ -210,7 +218,7 @@ class LibvirtLink:
         self._attempt = attempt = _Attempt()
         try:
             with trio.fail_after(OPEN_TIMEOUT_S):
-                connection = await self._threads.run(self._open, self.lib, self.generation + 1, attempt)
+                connection = await self._threads.run(attempt.end, self._open, self.lib, self.generation + 1, attempt)
         except trio.TooSlowError as error:
             raise VmGone(f"{self.uri}: libvirt does not answer within {OPEN_TIMEOUT_S:.0f} s") from error
         except self.lib.libvirtError as error:
@@ -224,24 +232,19 @@ class LibvirtLink:
         self, what: str, function: Callable[..., _T], *args: Any, timeout_s: float = CALL_TIMEOUT_S
     ) -> _T:
         """Call libvirt. `what` begins the text of any error. After VmGone it may have been done or may yet be."""
-        connection, threads, stuck, job = self.connection, self._threads, self._stuck, object()
-        ended = False
+        connection, threads, stuck, job = self.connection, self._threads, self._stuck, _Attempt()
         self.calls += 1
 
-        def run() -> _T:
-            nonlocal ended
-            try:
-                return function(*args)
-            finally:
-                ended = True
-                stuck.discard(job)
+        def ended() -> None:
+            job.ended = True
+            stuck.discard(job)
 
         try:
             with trio.fail_after(timeout_s):
-                return await threads.run(run)
+                return await threads.run(ended, function, *args)
         except trio.TooSlowError as error:
             stuck.add(job)
-            if ended:
+            if job.ended:
                 stuck.discard(job)
             if len(stuck) >= STUCK_MOST and connection is self._connection:
                 self._drop(f"{len(stuck)} calls have no answer")
@@ -251,38 +254,35 @@ class LibvirtLink:
 
     async def beside(self, function: Callable[..., _T], *args: Any) -> _T:
         """Run what blocks and is no request to libvirt."""
-        return await self._threads.run(function, *args)
+        return await self._threads.run(lambda: None, function, *args)
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with trio.move_on_after(1):
-                await self._threads.run(_close, connection, self.lib)
+                await self._threads.run(lambda: None, _close, connection, self.lib)
 
     # --- inside ------------------------------------------------------------------------------------------
 
     def _open(self, lib: Any, generation: int, attempt: _Attempt) -> Any:
         """In a worker thread. The result of an attempt that nobody waits for any more is closed."""
+        self._start_event_loop(lib)
+        for dropped, stuck in self._dropped:
+            if not stuck:
+                _close(dropped, lib)
+        self._dropped = [(dropped, stuck) for dropped, stuck in self._dropped if stuck]
+        connection = lib.open(self.uri)
         try:
-            start_event_loop(lib)
-            for dropped, stuck in self._dropped:
-                if not stuck:
-                    _close(dropped, lib)
-            self._dropped = [(dropped, stuck) for dropped, stuck in self._dropped if stuck]
-            connection = lib.open(self.uri)
-            try:
-                with suppress(lib.libvirtError):  # a driver without a wire has none
-                    connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
-                connection.registerCloseCallback(self._closed, generation)
-                self._register_events(connection, lib)
-            except BaseException:
-                _close(connection, lib)
-                raise
-            if not attempt.wanted:
-                _close(connection, lib)
-            return connection
-        finally:
-            attempt.ended = True
+            with suppress(lib.libvirtError):  # a driver without a wire has none
+                connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+            connection.registerCloseCallback(self._closed, generation)
+            self._register_events(connection, lib)
+        except BaseException:
+            _close(connection, lib)
+            raise
+        if not attempt.wanted:
+            _close(connection, lib)
+        return connection
 
     def _register_events(self, connection: Any, lib: Any) -> None:
         kinds = {
@@ -348,12 +348,15 @@ class LibvirtLink:
         return LibvirtRefused(text, code)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Attempt:
-    """One opening of a connection, as its thread and its waiter see it."""
+    """One call, as its thread and its waiter see it."""
 
     wanted: bool = True
     ended: bool = False
+
+    def end(self) -> None:
+        self.ended = True
 
 
 class _Pending:

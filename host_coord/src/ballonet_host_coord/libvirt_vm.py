@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .libvirt_hypervisor import LibvirtHypervisor
 
 STATISTICS_PERIOD_S = 1
+MOVES_S = 60.0
+"""A balloon that has not arrived by then is asked for no more often than one at rest."""
 MOVING_SHARE_S = 0.2
 """How old facts of a VM may be whose balloon is on its way."""
 HUNG_MS = 3000
@@ -70,8 +72,11 @@ class _Connection:
     gone_told: bool = False
     not_before_s: float = 0.0
     """Something happened then: facts from before are not worth telling."""
+    exact_kib: int | None = None
+    """Its size as QEMU said it; good for as long as libvirt's own number is the same and nothing is on its way."""
     target_kib: int | None = None
     """Where its balloon is on its way to, as far as we sent it."""
+    target_s: float = 0.0
     job: bool = True
     """A migration, save or dump may be under way."""
     arriving: bool = False
@@ -108,7 +113,7 @@ class LibvirtVm:
                 raise VmAbsent(f"{self.name}: does not run")
             # From here on events count: what follows may be read too early, and is read again then.
             self._connection = connection = _Connection(
-                generation, handle, handle.UUIDString(), number
+                generation, handle, handle.UUIDString(), number, not_before_s=self._clock.now()
             )
             domain = await self._hypervisor.described(handle)
             await self._identify(connection, domain)
@@ -137,9 +142,7 @@ class LibvirtVm:
             await self._check_control(connection)
         else:
             self._read_statistics(statistics, poll.read_s)
-        actual_kib = statistics.get("balloon.current", domain.current_memory_kib)
-        if actual_kib == connection.target_kib:
-            connection.target_kib = None
+        actual_kib = await self._actual(connection, statistics, domain, busy)
         return VmFacts(
             run_state=await self._run_state(connection, statistics, busy),
             ram_kib=domain.ram_kib,
@@ -165,7 +168,7 @@ class LibvirtVm:
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
         await self._link.call(f"{self.name}: target", connection.handle.setMemoryFlags, target_kib, live)
         connection.not_before_s = self._clock.now()
-        connection.target_kib = target_kib
+        connection.target_kib, connection.target_s = target_kib, connection.not_before_s
 
     async def start(self) -> None:
         """libvirt starts its domains. Refuses one that stands still: somebody paused it."""
@@ -174,7 +177,9 @@ class LibvirtVm:
             raise PortError(f"{self.name}: is {facts.run_state} and does not wait for its start")
 
     async def next_event(self) -> VmEvent:
-        connection = self._connected()
+        connection = self._connection
+        if connection is None:
+            raise VmGone(f"{self.name}: not connected")
         while True:
             if connection.events:
                 kind = next(iter(connection.events))
@@ -273,6 +278,25 @@ class LibvirtVm:
                 if type(value := statistics.get(ours)) is int
             }
             self._boots.statistics_read(stamp, values, read_s)
+
+    async def _actual(
+        self, connection: _Connection, statistics: Mapping[str, Any], domain: DomainXml, busy: bool
+    ) -> int:
+        """The balloon's size. One call of its own only while it moves, or has moved without our doing."""
+        told_kib = statistics.get("balloon.current")
+        if type(told_kib) is not int:
+            return domain.current_memory_kib  # it has no balloon
+        moves = connection.target_kib is not None
+        if busy or (not moves and told_kib == connection.exact_kib):
+            return told_kib if connection.exact_kib is None else connection.exact_kib
+        exact = await self._link.call(f"{self.name}: memory", connection.handle.memoryStats)
+        actual_kib = exact.get("actual")
+        if type(actual_kib) is not int:
+            actual_kib = told_kib
+        connection.exact_kib = actual_kib
+        if actual_kib == connection.target_kib or self._clock.now() > connection.target_s + MOVES_S:
+            connection.target_kib = None
+        return actual_kib
 
     async def _check_control(self, connection: _Connection) -> None:
         """Raises VmGone where its QEMU hangs. `controlInfo` asks libvirtd alone and waits for nobody."""

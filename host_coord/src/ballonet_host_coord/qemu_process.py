@@ -1,6 +1,6 @@
 """Finds the QEMU process of a libvirt domain: libvirt tells everything of a domain but its process.
 
-The sockets do not tell either: libvirtd makes them and hands them over, so their credentials are libvirtd's.
+The channel's socket would tell (`SO_PEERCRED` is QEMU's, m), but only to who connects, and it serves one client.
 """
 
 from __future__ import annotations
