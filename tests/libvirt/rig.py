@@ -23,7 +23,7 @@ from ballonet_host_coord.demo.image import Image
 
 USER = "lvtest"
 PROGRAMS = ("libvirtd", "virtlogd", "busybox", "cpio", "debugfs", "setpriv", "qemu-system-x86_64")
-PACKAGES = "libvirt-daemon libvirt-daemon-driver-qemu python3-libvirt busybox-static cpio"
+PACKAGES = "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt busybox-static cpio"
 MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_balloon")
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
