@@ -284,6 +284,45 @@ def test_one_hanging_qemu_delays_nobody_for_long() -> None:
     run(test)
 
 
+def test_a_qemu_that_hangs_for_long_costs_no_more_than_one_call() -> None:
+    """However often it is tried again, what would wait for it is not asked: others keep their connection."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        hung = fake.domain("hung")
+        hung.hangs = hung.occupied = True
+        hung.control = (fake.VIR_DOMAIN_CONTROL_OCCUPIED, 0, 60_000)
+        for _ in range(20):
+            with pytest.raises(VmGone, match="for 60 s"):
+                await hypervisor.vm("hung").connect()
+        assert set(fake.heard) == {"open", "lookupByName", "controlInfo"}
+        assert len(fake.connections) == 1
+
+    run(test)
+
+
+def test_what_was_written_before_a_change_is_not_kept() -> None:
+    """Metadata that changes while the XML is under way are in what is read next."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        web = fake.domain("web")
+        old = web.xml
+        policy = "<metadata><policy xmlns='urn:ballonet:domain:1' weight='1'/></metadata>"
+        new = xml("web", web.uuid, policy)
+
+        def write(flags: int = 0) -> str:
+            web.xml, said = new, web.xml
+            if said == old:
+                fake.event(web, fake.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, 2, "urn:ballonet:domain:1")
+            return said
+
+        web.XMLDesc = write  # type: ignore[method-assign]
+        await hypervisor.domains()
+        await hypervisor.changed()
+        assert (await hypervisor.domains())[0].policy == (("weight", "1"),)
+
+    run(test)
+
+
 def test_calls_without_an_answer_cost_a_new_connection() -> None:
     """A third call that hangs ends the connection, before libvirtd stops listening to it; a new one works."""
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from ballonet_host_coord import libvirt_vm
 from ballonet_host_coord.channel_socket import ChannelStream
+from ballonet_host_coord.cli import cli
 from ballonet_host_coord.clock import TrioClock
 from ballonet_host_coord.libvirt_adopt import Adopted, adopt
 from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
@@ -185,7 +187,7 @@ def test_the_channel_by_its_path_and_through_libvirt(play: Any, monkeypatch: pyt
     play(scenario)
 
 
-def test_adopting_a_running_domain(play: Any, raw: Any) -> None:
+def test_adopting_a_running_domain(play: Any, raw: Any, rig: Rig) -> None:
     """A domain without channel and controller gets both while it runs, keeps them, and its guest answers there."""
 
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
@@ -205,6 +207,11 @@ def test_adopting_a_running_domain(play: Any, raw: Any) -> None:
             await adopt(hypervisor.link, "nobody")
 
     play(scenario)
+    told = CliRunner().invoke(cli, ["adopt", "bare", "--uri", rig.uri])
+    assert (told.output, told.exit_code) == ("bare: the channel is there already\n", 0)
+    told = CliRunner().invoke(cli, ["adopt", "nobody", "--uri", rig.uri])
+    assert told.exit_code == 1
+    assert "Domain not found" in told.output
 
 
 def test_paused_and_reset(play: Any, raw: Any) -> None:

@@ -243,6 +243,19 @@ def resume(guest: str, socket_path: str | None) -> None:
     _say_what_was_not_saved(answer)
 
 
+@cli.command()
+@click.argument("domain")
+@click.option("--uri", default="qemu:///system", show_default=True, help="Which libvirt it runs under.")
+def adopt(domain: str, uri: str) -> None:
+    """Plug the agent's channel into the running libvirt DOMAIN, and into its definition."""
+    from .libvirt_adopt import adopt_once  # here, since no other command needs libvirt
+
+    try:
+        click.echo(f"{domain}: the channel is {trio.run(adopt_once, uri, domain)}")
+    except PortError as error:
+        _fail(str(error))
+
+
 def _say_what_was_not_saved(answer: dict[str, Any]) -> None:
     if "not_saved" in answer:
         _fail(f"done, but it ends with the coordinator: {answer['not_saved']}")

@@ -20,7 +20,7 @@ NO_BUS = "has no virtio-serial controller and lets none be plugged in while it r
 class Adopted(StrEnum):
     """What it took."""
 
-    ALREADY = "has the channel already"
+    ALREADY = "there already"
     PLUGGED = "plugged in"
     PLUGGED_WITH_CONTROLLER = "plugged in, with a virtio-serial controller"
 
@@ -49,6 +49,15 @@ async def adopt(link: LibvirtLink, name: str) -> Adopted:
     if await _channel(link, name, handle) is None:
         raise PortError(f"{name}: libvirt plugged the channel in and does not show it")
     return Adopted.PLUGGED_WITH_CONTROLLER if needs_controller else Adopted.PLUGGED
+
+
+async def adopt_once(uri: str, name: str) -> Adopted:
+    """The same on a connection of its own."""
+    link = LibvirtLink(uri)
+    try:
+        return await adopt(link, name)
+    finally:
+        await link.aclose()
 
 
 async def _plug(link: LibvirtLink, name: str, handle: object, flags: int) -> None:

@@ -59,6 +59,7 @@ class LibvirtHypervisor:
         link.on_event = self._on_event
         self._vms: dict[str, LibvirtVm] = {}
         self._xml: dict[str, tuple[int, DomainXml | DomainXmlError]] = {}
+        self._xml_changes = 0
         self._names: tuple[str, ...] = ()
         self._changed = trio.Event()
         self._poll_lock = trio.Lock()
@@ -120,12 +121,14 @@ class LibvirtHypervisor:
         uuid, number = handle.UUIDString(), handle.ID()
         known = self._xml.get(uuid)
         if known is None or known[0] != number:
+            changes = self._xml_changes
             text = await self.link.call(f"{handle.name()}: XML", handle.XMLDesc, 0)
             try:
                 known = (number, parse_domain(text))
             except DomainXmlError as error:
                 known = (number, error)
-            self._xml[uuid] = known
+            if changes == self._xml_changes:  # else it may have been written before what changed
+                self._xml[uuid] = known
         if isinstance(known[1], DomainXmlError):
             raise known[1]
         return known[1]
@@ -167,8 +170,10 @@ class LibvirtHypervisor:
 
     def _on_event(self, event: LinkEvent) -> None:
         if event.kind in (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED):
+            self._xml_changes += 1
             self._xml.pop(event.uuid, None)
         elif event.kind in OF_ALL:
+            self._xml_changes += 1
             self._xml.clear()
             self._poll = None
         for vm in list(self._vms.values()):

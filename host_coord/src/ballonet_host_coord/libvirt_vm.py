@@ -115,6 +115,8 @@ class LibvirtVm:
             self._connection = connection = _Connection(
                 generation, handle, handle.UUIDString(), number, not_before_s=self._clock.now()
             )
+            # A QEMU that hangs would keep each further request, and a few of those cost everybody the connection.
+            await self._check_control(connection)
             domain = await self._hypervisor.described(handle)
             await self._identify(connection, domain)
             if domain.statistics_period_s != STATISTICS_PERIOD_S and not domain.hands_off:
