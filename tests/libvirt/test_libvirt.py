@@ -21,6 +21,7 @@ from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
 from ballonet_host_coord.libvirt_link import LibvirtLink
 from ballonet_host_coord.libvirt_stream import LibvirtStream
 from ballonet_host_coord.libvirt_vm import LibvirtVm
+from ballonet_host_coord.libvirt_xml import parse_domain
 from ballonet_host_coord.model import RunState, VmEventKind, VmFacts
 from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
@@ -48,7 +49,7 @@ def raw(rig: Rig) -> Any:
 
     with connected() as connection:
         connection.defineXML(rig.xml("web", memory_mib=192, top=POLICY)).create()
-        connection.defineXML(rig.xml("bare", memory_mib=192, channel=False, controller=False)).create()
+        connection.defineXML(rig.xml("bare", memory_mib=192, channel=False)).create()
     return connected
 
 
@@ -124,7 +125,8 @@ def test_running_domains_are_found_and_those_that_come_and_go(play: Any, raw: An
             strange = hypervisor.vm(STRANGE)
             await strange.connect()
             assert (await strange.facts()).run_state is RunState.PAUSED
-            assert strange.listener_pid == rig.qemu_pid(STRANGE)
+            with open(f"/proc/{strange.listener_pid}/cmdline") as arguments:
+                assert parse_domain(operator.lookupByName(STRANGE).XMLDesc()).uuid in arguments.read()
             operator.lookupByName(STRANGE).destroy()
             await event(strange, VmEventKind.GONE)
             while hypervisor.list() != ("bare", "web"):
@@ -188,13 +190,14 @@ def test_the_channel_by_its_path_and_through_libvirt(play: Any, monkeypatch: pyt
 
 
 def test_adopting_a_running_domain(play: Any, raw: Any, rig: Rig) -> None:
-    """A domain without channel and controller gets both while it runs, keeps them, and its guest answers there."""
+    """A running domain gets the channel, keeps it, and its guest answers there; without a controller it is told why
+    not."""
 
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
         vm = await connected(hypervisor, "bare")
         with pytest.raises(PortError, match="ballonet adopt"):
             await vm.open_channel()
-        assert await adopt(hypervisor.link, "bare") is Adopted.PLUGGED_WITH_CONTROLLER
+        assert await adopt(hypervisor.link, "bare") is Adopted.PLUGGED
         assert await adopt(hypervisor.link, "bare") is Adopted.ALREADY
         stream = await vm.open_channel()
         await talk(stream, "adopted")
@@ -203,6 +206,10 @@ def test_adopting_a_running_domain(play: Any, raw: Any, rig: Rig) -> None:
 
         with raw() as operator:
             assert "org.ballonet.agent.0" in operator.lookupByName("bare").XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+            lone = operator.createXML(rig.xml("lone", channel=False, controller=False), libvirt.VIR_DOMAIN_START_PAUSED)
+            with pytest.raises(PortError, match="lone: has no virtio-serial controller"):
+                await adopt(hypervisor.link, "lone")
+            lone.destroy()
         with pytest.raises(VmAbsent):
             await adopt(hypervisor.link, "nobody")
 

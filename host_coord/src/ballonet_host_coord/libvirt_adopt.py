@@ -14,7 +14,7 @@ from .ports import PortError, VmAbsent
 
 CONTROLLER = "<controller type='virtio-serial'/>"
 CHANNEL = f"<channel type='unix'><source mode='bind'/><target type='virtio' name='{AGENT_PORT}'/></channel>"
-NO_BUS = "has no virtio-serial controller and lets none be plugged in while it runs; add the channel to its definition"
+NO_BUS = "has no virtio-serial controller, and libvirt plugs none in while it runs; add the channel to its definition"
 
 
 class Adopted(StrEnum):
