@@ -32,6 +32,9 @@ class InlineThreads:
             ended()
             raise
         ended()
+        # A thread's result is not sooner there than what libvirt's own thread told before.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
         return result
 
 

@@ -368,6 +368,27 @@ def test_a_hanging_libvirtd_has_one_attempt_at_a_time() -> None:
     run(test)
 
 
+def test_an_absent_libvirtd_is_asked_once_for_all() -> None:
+    """Twenty VMs that look for it once a second make about one attempt a second, and each is told why."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        fake.away = True
+
+        async def attend(name: str, phase_s: float) -> None:
+            await trio.sleep(phase_s)
+            for _ in range(10):
+                with pytest.raises(VmGone, match="Failed to connect"):
+                    await hypervisor.vm(name).connect()
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(attend, f"vm{number}", number / 20)
+        assert 9 <= fake.heard.count("open") <= 13
+
+    run(test)
+
+
 def test_a_restarted_libvirtd_is_found_again() -> None:
     """Its end is told as GONE; the next connection registers everything anew and goes on with the same boot."""
 
@@ -431,6 +452,21 @@ def test_events_do_not_pile_up() -> None:
         with trio.move_on_after(5) as waited:
             await vm.next_event()
         assert waited.cancelled_caught
+
+    run(test)
+
+
+def test_what_happened_last_is_told_last() -> None:
+    """A VM that was paused, went on and was paused again is not told as one that goes on."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        await vm.connect()
+        suspended, resumed = fake.VIR_DOMAIN_EVENT_SUSPENDED, fake.VIR_DOMAIN_EVENT_RESUMED
+        for happened in (suspended, resumed, suspended):
+            fake.lifecycle(domain, happened)
+            await trio.testing.wait_all_tasks_blocked()
+        assert [await vm_event(vm), await vm_event(vm)] == [VmEventKind.RESUMED, VmEventKind.PAUSED]
 
     run(test)
 
