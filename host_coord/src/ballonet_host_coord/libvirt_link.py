@@ -37,7 +37,7 @@ CALL_TIMEOUT_S = 5.0
 STUCK_MOST = 3
 THREADS = 6
 KEEPALIVE_S, KEEPALIVE_COUNT = 1, 15
-"""Once a second: with a call that hangs, libvirt 9.0 may forget to wake the thread of another until the next beat (m)."""
+"""With a call that hangs, libvirt 9.0 may forget to wake the thread of another one until the next beat (m)."""
 LOOP_WAKES_MS = 500
 PENDING_MOST = 20_000
 """Different events that wait; more means that nobody takes them."""
