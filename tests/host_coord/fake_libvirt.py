@@ -1,6 +1,6 @@
 """The part of libvirt's Python module that the port uses, for what a real libvirtd does not show on command.
 
-Constants are checked against the real module by `test_libvirt_hypervisor.py` where that is installed.
+Constants are checked against the real module by `test_libvirt_link.py` where that is installed.
 """
 
 from __future__ import annotations
