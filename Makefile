@@ -11,6 +11,8 @@ SECONDS ?= 60
 VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
 # What builds the example agent in C.
 C_PACKAGES := gcc libc6-dev
+# A libvirtd for the tests of the libvirt port, its Python module, and what their tiny guests are made of.
+LIBVIRT_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt busybox-static cpio
 
 .PHONY: venv venv-packages vm-packages demo test test-fast bench bench-policy fuzz image clean
 
@@ -56,8 +58,12 @@ vm-packages:
 c-packages:
 	$(call need,$(C_PACKAGES),the example agent in C)
 
+.PHONY: libvirt-packages
+libvirt-packages:
+	$(call need,$(LIBVIRT_PACKAGES),the tests of the libvirt port)
+
 # Everything: linters, types, contracts, unit and property tests, the simulated end to end, real guests.
-test: venv vm-packages c-packages
+test: venv vm-packages c-packages libvirt-packages
 	$(BIN)/python -m pytest
 
 # The same without virtual machines.

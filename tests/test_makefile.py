@@ -44,6 +44,12 @@ def test_make_and_the_demo_want_the_same_packages() -> None:
     assert set(vm_packages().split()) == set(requirements.TO_RUN | requirements.TO_BUILD)
 
 
+def test_make_and_the_libvirt_tests_want_the_same_packages() -> None:
+    """What make installs for the tests of the libvirt port is what they name when it is missing."""
+    (packages,) = re.findall(r"^LIBVIRT_PACKAGES := (.*)$", MAKEFILE, re.MULTILINE)
+    assert f'PACKAGES = "{packages}"' in (ROOT / "tests/libvirt/rig.py").read_text()
+
+
 def test_a_user_is_told_the_apt_line(tmp_path: Path) -> None:
     """Without root make installs nothing, prints the command that would, and goes on."""
     said, ran = make(tmp_path, "vm-packages", id="echo 1000", dpkg_query="exit 1", apt_get='echo "$@" >>"$LOG"')

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import trio
 
-from ballonet_host_coord.guest_rules import Machine
-from ballonet_host_coord.model import LinkState, SetTarget
+from ballonet_host_coord.model import Domain, LinkState, SetTarget
+from ballonet_host_coord.ports import PortError
 
 MIB = 1024
-ALPHA = Machine("alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))
-BETA = Machine("beta", 1024 * MIB, 512 * MIB, (("minimum", "256M"), ("weight", "many")))
+ALPHA = Domain("alpha", "uuid of alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))
+BETA = Domain("beta", "uuid of beta", 1024 * MIB, 512 * MIB, (("minimum", "256M"), ("weight", "many")))
 
 
 def names(stage):
@@ -63,7 +63,8 @@ def test_metadata_changes_while_it_runs(play):
     async def scenario(stage):
         stage.house.discovery.tell([ALPHA, BETA])
         await stage.until_up()
-        stage.house.discovery.tell([Machine("alpha", 1024 * MIB, 512 * MIB, (("minimum", "900M"),)), BETA])
+        changed = Domain("alpha", "uuid of alpha", 1024 * MIB, 512 * MIB, (("minimum", "900M"),))
+        stage.house.discovery.tell([changed, BETA])
         await stage.until(lambda: stage.watch.turns[-1][0].guests[0].vm.actual_kib >= 900 * MIB, within_s=10)
 
     stage = play(scenario, discovered=True)
@@ -79,5 +80,26 @@ def test_a_name_that_the_settings_have_already_is_not_taken_twice(play):
         await stage.until_up()
         assert names(stage) == ["alpha", "beta"]
         assert "libvirt domain has this name too" in stage.house.coordinator.guests["alpha"].record.said
+
+    play(scenario, discovered=True)
+
+
+def test_domains_are_attended_to_while_libvirt_is_away(play):
+    """A restart of its service takes no guest from us; that the list cannot be had is in the status."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell([ALPHA, BETA])
+        await stage.until_up()
+        stage.house.discovery.away = PortError("libvirt does not answer")
+        stage.house.discovery.tell([])
+        await trio.sleep(10)
+        assert names(stage) == ["alpha", "beta"]
+        status = await stage.house.coordinator.handle("status", {})
+        assert status["host"]["discovery_fault"] == "libvirt does not answer"
+        stage.house.discovery.away = None
+        stage.house.discovery.tell([ALPHA, BETA])
+        await trio.sleep(10)
+        assert (await stage.house.coordinator.handle("status", {}))["host"]["discovery_fault"] == ""
+        assert stage.house.discovery.forgotten == []
 
     play(scenario, discovered=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from ballonet_host_coord.guest_rules import Machine
-from ballonet_host_coord.model import SetTarget
+from ballonet_host_coord.model import Domain, SetTarget
 from ballonet_host_coord.reservations import free_kib
 from ballonet_host_coord.simulated.machine import Character
 
@@ -79,24 +78,6 @@ def test_more_than_can_be_freed_is_refused_with_the_numbers(play):
     never_overdrawn(play(scenario))
 
 
-@pytest.mark.parametrize(("weight", "is_possible"), [("1", False), ("10000", True)])
-def test_weight_decides_how_much_may_be_taken(play, weight, is_possible):
-    """Of guests that need all they have, a start takes what its weight is worth and no more (I5)."""
-
-    async def scenario(stage):
-        await stage.until_up()
-        for name in ("alpha", "beta"):
-            stage.work(name, 600)
-        await trio.sleep(30)
-        if is_possible:
-            assert (await reserve(stage, "500M", weight=weight))["state"] == "pending"
-        else:
-            with pytest.raises(ValueError, match="can be freed for weight 1;"):
-                await reserve(stage, "500M", weight=weight)
-
-    never_overdrawn(play(scenario))
-
-
 def test_what_cannot_be_freed_in_time_is_given_back(play):
     """A guest that does not follow keeps the room from being made: after the timeout nothing is held, not a part."""
 
@@ -113,12 +94,12 @@ def test_the_machine_that_comes_takes_its_room(play):
     """Once it is there it is booked itself, and its reservation ends."""
 
     async def scenario(stage):
-        stage.house.discovery.tell([Machine("alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))])
+        stage.house.discovery.tell([Domain("alpha", "uuid of alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))])
         await stage.until(lambda: stage.house.machines["alpha"].uptime_s > 35, within_s=90)
         await reserve(stage, "1088M", name="beta", hold_s=600)
         assert await until_held(stage, "beta") == "held"
         stage.house.discovery.tell(
-            [Machine(name, 1024 * MIB, 512 * MIB, (("minimum", "256M"),)) for name in ("alpha", "beta")]
+            [Domain(name, name, 1024 * MIB, 512 * MIB, (("minimum", "256M"),)) for name in ("alpha", "beta")]
         )
         await trio.sleep(5)
         assert await state_of(stage, "beta") == "none"

@@ -269,6 +269,7 @@ HOLDS = {
     "migrating": {"vm": make_vm(run_state=RunState.MIGRATING)},
     "does not answer: booked": {"vm": make_vm(run_state=RunState.UNREACHABLE)},
     "booting": {"booking": Booking(512 * MIB, 0, claimed=True)},
+    "left alone: it uses hugepages": {"vm": make_vm(hands_off="it uses hugepages")},
 }
 
 
@@ -278,6 +279,14 @@ def test_who_may_not_be_shrunk_is_held_and_says_why(why: str) -> None:
     decided = decide(make_guest(**IDLE, **HOLDS[why]))[0]
     assert (decided.target_kib, decided.shrinkable, decided.phase) == (512 * MIB, False, Phase.HOLD)
     assert why in decided.why
+
+
+def test_who_is_left_alone_is_given_nothing_either() -> None:
+    """A guest whose memory may not be moved stays as it is, short or not."""
+    vm = make_vm(hands_off="its memory is locked")
+    decided = decide(make_guest(vm=vm, demand=make_demand(900 * MIB, urgent=True)))[0]
+    assert (decided.target_kib, decided.shrinkable) == (512 * MIB, False)
+    assert target_of(make_guest(demand=make_demand(900 * MIB, urgent=True))) > 512 * MIB
 
 
 def test_the_same_guest_without_a_reason_is_shrunk() -> None:

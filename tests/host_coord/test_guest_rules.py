@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_host_coord.guest_rules import Machine, is_pattern, settings_for
-from ballonet_host_coord.model import GuestRules, GuestSettings
+from ballonet_host_coord.guest_rules import is_pattern, settings_for
+from ballonet_host_coord.model import Domain, GuestRules, GuestSettings
 
 from .builders import GIB, MIB
 
-WEB = Machine("web1", maximum_kib=4 * GIB, startup_kib=2 * GIB)
+WEB = Domain("web1", "u", ram_kib=4 * GIB, startup_kib=2 * GIB)
 RULES = GuestRules(
     defaults=(("weight", 1), ("buffer_percent", 1), ("overhead_kib", 1)),
     sections=(
@@ -26,7 +26,7 @@ RULES = GuestRules(
 def test_nothing_said() -> None:
     """A guest of which nobody has said anything keeps a quarter and may have all; it boots as its machine says."""
     assert settings_for(GuestRules(), WEB) == (GuestSettings("web1", GIB, 2 * GIB, 4 * GIB), [])
-    small = Machine("small", maximum_kib=300 * MIB, startup_kib=300 * MIB)
+    small = Domain("small", "u", ram_kib=300 * MIB, startup_kib=300 * MIB)
     assert settings_for(GuestRules(), small)[0] == GuestSettings("small", 300 * MIB, 300 * MIB, 300 * MIB)
 
 
@@ -34,7 +34,7 @@ def test_precedence() -> None:
     """Set at run time, then the metadata, its own section, the last pattern that fits, the defaults: in this order."""
     settings, notes = settings_for(RULES, WEB)
     assert (settings.weight, settings.buffer_percent, settings.overhead_kib) == (4, 3, 1)
-    tagged = Machine("web1", 4 * GIB, 2 * GIB, (("weight", "5"), ("buffer", "6")))
+    tagged = Domain("web1", "u", 4 * GIB, 2 * GIB, (("weight", "5"), ("buffer", "6")))
     settings, more = settings_for(RULES, tagged)
     assert (settings.weight, settings.buffer_percent) == (5, 6)
     settings, most = settings_for(RULES, tagged, {"weight": 6})
@@ -55,7 +55,7 @@ def test_precedence() -> None:
 )
 def test_faulty_metadata_is_said_and_left_out(key: str, text: str, note: str) -> None:
     """A word that is not allowed costs itself alone: the guest has the settings that it would have without."""
-    settings, notes = settings_for(RULES, Machine("web1", 4 * GIB, 2 * GIB, ((key, text), ("buffer", "7"))))
+    settings, notes = settings_for(RULES, Domain("web1", "u", 4 * GIB, 2 * GIB, ((key, text), ("buffer", "7"))))
     assert (settings.weight, settings.buffer_percent) == (4, 7)
     assert len(notes) == 1
     assert note in notes[0]
@@ -79,7 +79,7 @@ def test_every_machine_gets_settings_that_hold(
     name: str, maximum_kib: int, startup_kib: int, policy: list[tuple[str, str]]
 ) -> None:
     """Whatever a domain is called and its metadata says, its bounds are in order and within the machine."""
-    settings, _ = settings_for(RULES, Machine(name, maximum_kib, startup_kib, tuple(policy)))
+    settings, _ = settings_for(RULES, Domain(name, "u", maximum_kib, startup_kib, tuple(policy)))
     assert 0 < settings.minimum_kib <= settings.startup_kib <= settings.maximum_kib <= maximum_kib
 
 
@@ -87,3 +87,10 @@ def test_every_machine_gets_settings_that_hold(
 def test_pattern(name: str, expected: bool) -> None:
     """A name with a character of fnmatch stands for several."""
     assert is_pattern(name) is expected
+
+
+def test_a_domain_that_cannot_be_read_is_known_by_its_fault() -> None:
+    """Nothing is taken for granted of it, and its line says why."""
+    settings, notes = settings_for(RULES, Domain("odd", "u", fault="domain odd: no <memory>"))
+    assert (settings.minimum_kib, settings.maximum_kib) == (0, 0)
+    assert notes == ["domain odd: no <memory>"]

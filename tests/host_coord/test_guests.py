@@ -73,6 +73,12 @@ def test_waiting_machine_gets_its_startup_target(record):
     assert small.vm_read(vm, None, NOW_S).target_kib == 300 * MIB
 
 
+def test_who_is_left_alone_gets_no_startup_target(record):
+    """A young machine that may not be moved is adopted as it is."""
+    assert record.vm_read(make_vm(boot_began_s=NOW_S - 1, hands_off="it uses hugepages"), None, NOW_S) is None
+    assert record.snapshot(NOW_S).hypervisor_target_kib is None
+
+
 def test_new_boot_forgets_what_the_last_one_said(running):
     """Report, demand, wish and the belief in `actual` end with a reset; the startup target is set again."""
     running.wished(Wish(600 * MIB, 1, 2, NOW_S))

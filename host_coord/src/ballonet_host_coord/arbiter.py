@@ -237,8 +237,9 @@ def _own_floor_kib(guest: GuestSnapshot) -> int:
 def _fixed_reason(guest: GuestSnapshot) -> str:
     """Why this guest can be moved in neither direction; empty where it can."""
     state = guest.vm.run_state
-    if state is _RUNNING and not guest.booking.claimed and not guest.unseen:
-        return guest.hands_off
+    hands_off = guest.hands_off or guest.vm.hands_off
+    if state is _RUNNING and not guest.booking.claimed and not guest.unseen and not hands_off:
+        return ""
     if guest.unseen:
         return "not looked at yet: nobody is granted anything before"
     if state in (RunState.ABSENT, RunState.SHUTDOWN):
@@ -253,6 +254,8 @@ def _fixed_reason(guest: GuestSnapshot) -> str:
         return "its hypervisor has not answered yet: booked with its maximum"
     if state is RunState.UNREACHABLE:
         return "its hypervisor does not answer: booked as it was"
+    if hands_off:
+        return f"left alone: {hands_off}"
     if guest.booking.claimed:
         return "booting: its balloon driver has not answered yet, booked with its whole RAM"
     return ""

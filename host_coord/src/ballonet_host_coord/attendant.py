@@ -87,10 +87,11 @@ class Attendant:
                 await self._vm.aclose()
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:
-        if policy is StopPolicy.DEFLATE and not observe and self.record.vm.run_state is RunState.RUNNING:
+        vm = self.record.vm
+        if policy is StopPolicy.DEFLATE and not observe and vm.run_state is RunState.RUNNING and not vm.hands_off:
             try:
                 await self._vm.connect()
-                await self._vm.set_target(self.record.vm.ram_kib)
+                await self._vm.set_target(vm.ram_kib)
             except PortError as exc:
                 log.warning("%s: could not be deflated on stop: %s", self.record.name, exc)
             finally:

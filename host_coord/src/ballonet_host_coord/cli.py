@@ -14,31 +14,30 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 import trio
 
+from .cli_asking import FAILED, UNREACHABLE, ask, fail, settings_socket, socket_option
+from .cli_guests import guest_commands
 from .clock import SystemClock
 from .config import DEFAULT_PATH, ConfigError, TomlSettings
-from .control import ControlError, Unreachable, request
+from .control import ControlError, Unreachable
 from .host_memory import ProcHostMemory
-from .model import HostSettings, Settings
+from .model import Settings
 from .notify import notify
 from .ports import PortError
-from .settings_values import DEFAULT_KEYS
 from .status import render
 
 log = logging.getLogger("ballonet")
 
-FAILED, MISUSED, UNREACHABLE = 1, 2, 3
+MISUSED = 2
 
 # What the journal reads from the beginning of a line: see sd-daemon(3).
 JOURNAL_LEVELS = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 DEMO = "ballonet_host_coord.demo.cli"
-RESERVATION_POLL_S = 0.1
 
 
 class _Commands(click.Group):
@@ -70,7 +69,7 @@ def _needs_more(module: str) -> click.Command:
     @click.argument("rest", nargs=-1)
     def demo(rest: tuple[str, ...]) -> NoReturn:
         # A path and not a name: on an index the names may be strangers'.
-        _fail(f"the demo needs {module}; in a copy of the tree: pip install ./protocol ./guest_agent ./host_coord")
+        fail(f"the demo needs {module}; in a copy of the tree: pip install ./protocol ./guest_agent ./host_coord")
 
     return demo
 
@@ -83,16 +82,6 @@ def _config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="BALLONET_CONFIG",
         metavar="FILE",
         help="Settings; drop-ins beside it in NAME.d/*.toml.",
-    )(command)
-
-
-def _socket_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--socket",
-        "socket_path",
-        envvar="BALLONET_SOCKET",
-        metavar="PATH",
-        help="The coordinator's control socket. [default: what the settings say]",
     )(command)
 
 
@@ -135,11 +124,11 @@ def check(config: str) -> None:
 
 
 @cli.command()
-@_socket_option
+@socket_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(socket_path: str | None, as_json: bool) -> None:
     """Show the host and every guest: what it has, needs and gets, and why."""
-    answer = _ask(socket_path, "status")
+    answer = ask(socket_path, "status")
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -150,7 +139,7 @@ def status(socket_path: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("guest", required=False)
-@_socket_option
+@socket_option
 @click.option("--snapshot", "snapshot_path", metavar="FILE", help="Explain what --save wrote, not this moment.")
 @click.option("--recording", "recording_path", metavar="FILE", help="Explain a turn of a recording.")
 @click.option("--at", metavar="TIME", help="Its time: +90s, 14:03:20 or 2026-11-24 14:03:20. [default: its end]")
@@ -179,19 +168,19 @@ def explain(
             turn, said = explaining.recorded(recording_path, at)
             click.echo(f"{recording_path}: {said}", err=True)
         else:
-            turn = _ask(socket_path, "snapshot")
+            turn = ask(socket_path, "snapshot")
         if save_path:
             explaining.save(turn, save_path)
         width = shutil.get_terminal_size().columns
         click.echo(explaining.as_json(turn, guest) if as_json else explaining.as_text(turn, guest, width))
     except (PortError, LookupError, ValueError) as error:
-        _fail(str(error.args[0]))
+        fail(str(error.args[0]))
 
 
 @cli.command()
 @click.argument("file")
 @click.option("--for", "duration", metavar="DURATION", help="End after 90s, 10m, 2h. [default: with Ctrl-C]")
-@_socket_option
+@socket_option
 def record(file: str, duration: str | None, socket_path: str | None) -> None:
     """Write what the coordinator knows and decides to FILE, once a second, until Ctrl-C. FILE is appended to."""
     from .explaining import parse_duration_s
@@ -205,7 +194,7 @@ def record(file: str, duration: str | None, socket_path: str | None) -> None:
     _log_to_stderr(verbose=False)
     try:
         recorder = FileRecorder(file, sync=True)
-        follower = Follower(socket_path or _settings_socket(), recorder, log.warning)
+        follower = Follower(socket_path or settings_socket(), recorder, log.warning)
         try:
             trio.run(follower.run, for_s)
         finally:
@@ -213,128 +202,13 @@ def record(file: str, duration: str | None, socket_path: str | None) -> None:
             if follower.turns:
                 click.echo(f"{file}: {follower.turns} turns, {recorder.written_bytes} bytes")
     except Unreachable as error:
-        _fail(str(error), UNREACHABLE)
+        fail(str(error), UNREACHABLE)
     except (ControlError, PortError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
-@cli.command()
-@click.argument("guest", required=False)
-@click.option("--all", "everyone", is_flag=True, help="Every guest.")
-@click.option("--force", is_flag=True, help="At once, even beyond the budget.")
-@_socket_option
-def release(guest: str | None, everyone: bool, force: bool, socket_path: str | None) -> None:
-    """Give GUEST all of its memory back and leave it alone, until `ballonet resume`."""
-    arguments = {"force": force, **_whom(guest, everyone)}
-    answer = _ask(socket_path, "release", arguments)
-    for released in answer["guests"]:
-        missing_kib = released["missing_kib"]
-        later = f"; {_mib(missing_kib)} more when there is room, or with --force" if missing_kib else ""
-        click.echo(f"{released['name']}: released with {_mib(released['granted_kib'])}{later}")
-    _say_what_was_not_saved(answer)
-
-
-@cli.command()
-@click.argument("guest", required=False)
-@click.option("--all", "everyone", is_flag=True, help="Every guest.")
-@_socket_option
-def pause(guest: str | None, everyone: bool, socket_path: str | None) -> None:
-    """Leave GUEST at the size that it has, until `ballonet resume`."""
-    answer = _ask(socket_path, "pause", _whom(guest, everyone))
-    for name in answer["names"]:
-        click.echo(f"{name}: left alone")
-    _say_what_was_not_saved(answer)
-
-
-@cli.command()
-@click.argument("guest", required=False)
-@click.option("--all", "everyone", is_flag=True, help="Every guest.")
-@_socket_option
-def resume(guest: str | None, everyone: bool, socket_path: str | None) -> None:
-    """Manage GUEST again after `ballonet release` or `ballonet pause`."""
-    answer = _ask(socket_path, "resume", _whom(guest, everyone))
-    for name in answer["names"]:
-        click.echo(f"{name}: managed again")
-    _say_what_was_not_saved(answer)
-
-
-def _settable(command: Callable[..., Any]) -> Callable[..., Any]:
-    for key in reversed(tuple(DEFAULT_KEYS)):
-        command = click.option(f"--{key.replace('_', '-')}", key, metavar="VALUE", help=f"As `{key}` in the settings.")(
-            command
-        )
-    return command
-
-
-@cli.command("set")
-@click.argument("guest")
-@_settable
-@click.option("--persist", is_flag=True, help="Keep it over a restart of the coordinator.")
-@click.option("--reset", is_flag=True, help="First forget all that was set for GUEST before.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@_socket_option
-def set_(
-    guest: str, socket_path: str | None, persist: bool, reset: bool, as_json: bool, **values: str | None
-) -> None:
-    """Change GUEST's settings while the coordinator runs; without options show them."""
-    texts = {key: text for key, text in values.items() if text is not None}
-    answer = _ask(socket_path, "set", {"guest": guest, "values": texts, "persist": persist, "reset": reset})
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-    else:
-        for key, value in answer["settings"].items():
-            shown = _mib(value) if key in ("minimum", "startup", "maximum", "overhead") else value
-            click.echo(f"{key:30} {shown}{'   set at run time' if key in answer['set'] else ''}")
-    _say_what_was_not_saved(answer)
-
-
-@cli.command()
-@click.argument("size")
-@click.option("--for", "name", required=True, metavar="NAME", help="The machine that is about to start.")
-@click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for the room.")
-@click.option("--hold", default="60s", show_default=True, metavar="DURATION", help="How long it is held for NAME.")
-@click.option("--weight", default="5000", show_default=True, help="How much may be taken: as a guest's weight.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@_socket_option
-def reserve(
-    size: str, name: str, timeout: str, hold: str, weight: str, as_json: bool, socket_path: str | None
-) -> None:
-    """Make room of SIZE, all or nothing, before a machine starts. Exit code 1, and the numbers, where there is none."""
-    from .explaining import parse_duration_s
-
-    try:
-        timeout_s, hold_s = parse_duration_s(timeout), parse_duration_s(hold)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--timeout, --hold") from error
-    asked = {"guest": name, "size": size, "weight": weight, "timeout_s": timeout_s, "hold_s": hold_s}
-    answer = _ask(socket_path, "reserve", asked)
-    until_s = time.monotonic() + timeout_s + 1.0
-    try:
-        while answer["state"] == "pending" and time.monotonic() < until_s:
-            time.sleep(RESERVATION_POLL_S)
-            answer = _ask(socket_path, "reservation", {"guest": name})
-    except KeyboardInterrupt:
-        _ask(socket_path, "unreserve", {"guest": name})
-        raise
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-    if answer["state"] != "held":
-        free = _mib(answer["free_kib"])
-        _fail(f"{size} for {name} could not be freed in {timeout}: {free} are free; nothing is held")
-    if not as_json:
-        click.echo(f"{name}: {_mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
-    _say_what_was_not_saved(answer)
-
-
-def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:
-    if (guest is None) != everyone:
-        raise click.UsageError("name one GUEST, or say --all")
-    return {"all": True} if everyone else {"guest": guest}
-
-
-def _say_what_was_not_saved(answer: dict[str, Any]) -> None:
-    if "not_saved" in answer:
-        _fail(f"done, but it ends with the coordinator: {answer['not_saved']}")
+for _name, _command in guest_commands.commands.items():
+    cli.add_command(_command, _name)
 
 
 def main() -> None:
@@ -369,38 +243,11 @@ def _load(config: str) -> tuple[Settings, TomlSettings]:
     try:
         return source.load(), source
     except PortError as error:
-        _fail(str(error))
+        fail(str(error))
     except ConfigError as error:
         for fault in error.faults:
             click.echo(str(fault), err=True)
         sys.exit(MISUSED)
-
-
-def _ask(socket_path: str | None, operation: str, arguments: dict[str, Any] | None = None) -> Any:
-    """The running coordinator's answer. Ends the program where there is none."""
-    try:
-        return trio.run(request, socket_path or _settings_socket(), operation, arguments)
-    except Unreachable as error:
-        _fail(str(error), UNREACHABLE)
-    except ControlError as error:
-        _fail(str(error))
-
-
-def _settings_socket() -> str:
-    """Where a coordinator with the default settings would listen; faults in them are `serve`'s to tell."""
-    try:
-        return TomlSettings(os.environ.get("BALLONET_CONFIG", DEFAULT_PATH)).load().host.control_path
-    except ConfigError:
-        return HostSettings().control_path
-
-
-def _fail(message: str, code: int = FAILED) -> NoReturn:
-    click.echo(f"ballonet: {message}", err=True)
-    sys.exit(code)
-
-
-def _mib(kib: int) -> str:
-    return f"{kib / 1024:.0f} MiB"
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import trio
 
@@ -37,7 +38,7 @@ from .model import (
 )
 from .operations import Operations
 from .overdraft import OverdraftWatch
-from .ports import Clock, Discovery, HostMemory, Hypervisor, Recorder, StateStore
+from .ports import Clock, Discovery, HostMemory, Hypervisor, PortError, Recorder, StateStore
 from .reservations import Reservations
 from .roster import Roster
 from .session import AgentSession, Randomness
@@ -47,6 +48,7 @@ from .snapshot import decision_to_json, snapshot_to_json
 log = logging.getLogger("ballonet")
 
 DECIDE_EVERY_S = 1.0
+DISCOVER_AGAIN_S = 2.0
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
 
@@ -71,6 +73,8 @@ class Coordinator:
         self.ledger = Ledger()
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
+        self.discovery_fault = ""
+        """Why libvirt's domains cannot be listed now; empty where they can, or nobody asks."""
         self.settings_fault = ""
         """Why the files were not taken when they were last to be read again; those before are in force."""
         self.on_turn: Callable[[Snapshot, Decision, list[Command]], None] | None = None
@@ -87,7 +91,8 @@ class Coordinator:
         self._randomness = randomness
         self._choices = Choices(state)
         self.reservations = Reservations(self._choices.kept_reservations(clock.now(), time.time()))
-        self.guests = Roster(self._attendant, settings.rules, self._choices.values_for)
+        forget = discovery.forget if discovery is not None else lambda name: None
+        self.guests = Roster(self._attendant, settings.rules, self._choices.values_for, forget)
         self._operations = Operations(self, self._choices)
         self.guests.named(settings.guests)
 
@@ -98,7 +103,8 @@ class Coordinator:
         record.paused = self._choices.is_paused(guest.name)
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
-        return Attendant(record, self._hypervisor.vm(guest.name), self)
+        where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery
+        return Attendant(record, where.vm(guest.name), self)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
@@ -126,9 +132,22 @@ class Coordinator:
         self.turn(self.now())
 
     async def _discover(self, discovery: Discovery) -> None:
+        """Follow the domains that come and go. While the hypervisor's service is away, those known last are attended
+        to as before: they live on without it."""
         while True:
-            self.guests.found(await discovery.next_machines())
+            try:
+                domains = await discovery.domains()
+                self.discovery_fault = ""
+            except PortError as error:
+                if str(error) != self.discovery_fault:
+                    self.discovery_fault = str(error)
+                    log.warning("%s", error)
+                await self.clock.sleep(DISCOVER_AGAIN_S)
+                continue
+            patterns = self.settings.libvirt_domains
+            self.guests.found(d for d in domains if any(fnmatchcase(d.name, pattern) for pattern in patterns))
             self.wake()
+            await discovery.changed()
 
     def wake(self, urgent: bool = False) -> None:
         """Facts have changed that a decision should not wait for."""

@@ -9,11 +9,10 @@ allows, and the guest's line in `status` says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from .model import GuestRules, GuestSettings
+from .model import Domain, GuestRules, GuestSettings
 from .settings_values import DEFAULT_KEYS, GUEST_KEYS, Wrong, as_toml, exact, from_text
 
 MINIMUM_PART = 4
@@ -44,30 +43,24 @@ def values_for(rules: GuestRules, name: str) -> dict[str, Any]:
     return values
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What discovery knows of a machine. Sizes are the hypervisor's: `-m`, and what it boots with."""
+def settings_for(rules: GuestRules, domain: Domain, changed: Values | None = None) -> tuple[GuestSettings, list[str]]:
+    """The guest's settings, and one sentence for each value that could not be taken as it was given.
 
-    name: str
-    maximum_kib: int
-    startup_kib: int
-    untrusted_policy: tuple[tuple[str, str], ...] = ()
-    """The attributes of its `policy` metadata: whoever may edit the domain wrote them."""
-
-
-def settings_for(rules: GuestRules, machine: Machine, changed: Values | None = None) -> tuple[GuestSettings, list[str]]:
-    """The guest's settings, and one sentence for each value that could not be taken as it was given."""
-    values = values_for(rules, machine.name)
+    Of a domain that cannot be read nothing is known: it is booked with what it is seen to hold, and left alone.
+    """
+    if domain.fault or domain.ram_kib <= 0:
+        return GuestSettings(domain.name, 0, 0, 0), [domain.fault or "its size is not known"]
+    values = values_for(rules, domain.name)
     notes = []
-    for key, untrusted_text in machine.untrusted_policy:
+    for key, untrusted_text in domain.policy:
         try:
             values[DEFAULT_KEYS[key][0] if key in DEFAULT_KEYS else key] = from_text(DEFAULT_KEYS, key, untrusted_text)
         except Wrong as wrong:
             notes.append(f"metadata {key}={as_toml(untrusted_text)}: {wrong}")
     values.update(changed or {})
-    usual_kib = max(MINIMUM_LEAST_KIB, machine.maximum_kib // MINIMUM_PART)
-    usual = {"minimum_kib": usual_kib, "startup_kib": machine.startup_kib, "maximum_kib": machine.maximum_kib}
-    return _bounded(machine.name, usual, values, machine.maximum_kib, notes), notes
+    usual_kib = max(MINIMUM_LEAST_KIB, domain.ram_kib // MINIMUM_PART)
+    usual = {"minimum_kib": usual_kib, "startup_kib": domain.startup_kib, "maximum_kib": domain.ram_kib}
+    return _bounded(domain.name, usual, values, domain.ram_kib, notes), notes
 
 
 def amended(settings: GuestSettings, changed: Values) -> tuple[GuestSettings, list[str]]:

@@ -83,7 +83,7 @@ class GuestRecord:
         # The guest writes `actual`: it is held within what a size can be before anything counts with it (I8).
         vm = replace(vm, actual_kib=min(max(0, vm.actual_kib), vm.ram_kib))
         if not self._seen or vm.boot != self.vm.boot:
-            adopted = self._observe or self._goes_on(vm, now_s)
+            adopted = self._observe or bool(vm.hands_off) or self._goes_on(vm, now_s)
             self._forget_boot()
             if self._seen:
                 self.session.renewed(vm.ram_kib, now_s)

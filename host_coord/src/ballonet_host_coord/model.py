@@ -180,6 +180,24 @@ class VmFacts:
     """How many different statistics this boot's driver has sent: 0 means that no driver has answered."""
     qemu_pid: int | None = None
     read_s: float = 0.0
+    hands_off: str = ""
+    """Why nothing may move this VM's memory (hugepages, a device that pins it); empty where it may be moved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A VM that the hypervisor runs, as discovery tells it. Texts are the domain's: untrusted."""
+
+    name: str
+    uuid: str
+    ram_kib: int = 0
+    """What the balloon works on; 0 where it is not known."""
+    startup_kib: int = 0
+    """What it boots with."""
+    policy: tuple[tuple[str, str], ...] = ()
+    """What it says of itself in our metadata: `minimum`, `weight` and so on."""
+    fault: str = ""
+    """Why it cannot be read; fit for an operator. It has no policy then."""
 
 
 @dataclass(frozen=True, slots=True)

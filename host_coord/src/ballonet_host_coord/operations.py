@@ -70,6 +70,7 @@ class Operations:
         details = {attendant.record.name: attendant.record.said for attendant in coordinator.guests}
         answer = summarise(snapshot, decision, details, coordinator.alarm)
         answer["host"]["settings_fault"] = coordinator.settings_fault
+        answer["host"]["discovery_fault"] = coordinator.discovery_fault
         return answer
 
     async def _snapshot(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""The seven ports between the coordinator and the world: what the decision needs, not how it is had.
+"""The eight ports between the coordinator and the world: what the decision needs, not how it is had.
 
-Each has a real and a simulated implementation. No type of trio, QMP, libvirt or psutil crosses them: values
-of `model` and the errors below do. Whatever blocks is `async`; whatever is called from the decision is not.
+Each but discovery has a real and a simulated implementation. No type of trio, QMP, libvirt or psutil crosses them:
+values of `model` and the errors below do. Whatever blocks is `async`; whatever is called from the decision is not.
 
 ====================  =====================================  =====================================
 port                  real                                   simulated
 ====================  =====================================  =====================================
 Hypervisor            qmp_hypervisor.QmpHypervisor            simulated.hypervisor
+Discovery             libvirt_hypervisor.LibvirtHypervisor    -
 ReportSource          channel.AgentReports                    simulated.guest, the agent's core
 HostMemory            host_memory.ProcHostMemory              simulated.stores
 Clock                 clock.TrioClock                         the same, on trio's MockClock
@@ -21,8 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .guest_rules import Machine
 from .model import (
+    Domain,
     HostFacts,
     Residency,
     Settings,
@@ -98,11 +99,30 @@ class Hypervisor(Protocol):
 
 
 class Discovery(Protocol):
-    """A hypervisor that knows of machines which no settings name. Its `Hypervisor.vm` takes their names."""
+    """Tells which VMs run, for a coordinator that is not told by its settings.
 
-    async def next_machines(self) -> tuple[Machine, ...]:
-        """All machines that run, at the first call and then each time the answer has changed. Never raises PortError:
-        while the hypervisor is away, what was known last holds."""
+    Level, not edges: nothing is lost while nobody waits, or while the hypervisor's own service is away. Loop::
+
+        while True:
+            for each domain of await discovery.domains(): attend to it, in the settings that its policy makes;
+            let go of each that is there no longer
+            await discovery.changed()
+
+    After PortError wait a little and ask again, and keep what was attended to: VMs live on without that service.
+    """
+
+    async def domains(self) -> tuple[Domain, ...]:
+        """Every running VM, sorted by name. One that cannot be read is among them, with its fault."""
+
+    async def changed(self) -> None:
+        """Wait until `domains` may say something else than when it was called last: a VM appeared or went, its policy
+        or devices changed, or the service went away."""
+
+    def vm(self, name: str) -> VmPort:
+        """The same object each time while it runs; forgotten by `forget`."""
+
+    def forget(self, name: str) -> None:
+        """Nobody attends to this VM any more."""
 
 
 class ReportSink(Protocol):

@@ -13,8 +13,8 @@ from typing import Any
 import trio
 
 from .attendant import Attendant
-from .guest_rules import Machine, amended, settings_for
-from .model import GuestRules, GuestSettings, RunState
+from .guest_rules import amended, settings_for
+from .model import Domain, GuestRules, GuestSettings, RunState
 
 log = logging.getLogger("ballonet")
 
@@ -24,15 +24,23 @@ MakeAttendant = Callable[[GuestSettings], Attendant]
 class Roster:
     """`named` and `found` bring it up to date; each new attendant runs in the nursery that `attend_in` was given."""
 
-    def __init__(self, make: MakeAttendant, rules: GuestRules, changed: Callable[[str], Mapping[str, Any]]) -> None:
-        """`changed` is what an operator has set for a guest beyond files and metadata: attribute -> value."""
+    def __init__(
+        self,
+        make: MakeAttendant,
+        rules: GuestRules,
+        changed: Callable[[str], Mapping[str, Any]],
+        gone: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`changed` is what an operator has set for a guest beyond files and metadata: attribute -> value. `gone` is
+        told of each domain that nobody attends to any more."""
         self._make = make
         self._rules = rules
         self._changed = changed
+        self._gone = gone
         self._attendants: dict[str, Attendant] = {}
         self._scopes: dict[str, trio.CancelScope] = {}
         self._named: dict[str, GuestSettings] = {}
-        self._machines: dict[str, Machine] = {}
+        self._domains: dict[str, Domain] = {}
         self._leaving: set[str] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -66,32 +74,32 @@ class Roster:
                 self._end(name)
         self._named = wanted
         for name in wanted:
-            if self._machines.pop(name, None) is not None:  # reached another way from now on
+            if self._domains.pop(name, None) is not None:  # reached another way from now on
                 self._leaving.discard(name)
                 self._end(name)
             self.refresh(name)
 
-    def found(self, machines: Iterable[Machine]) -> None:
-        """Every machine that discovery knows of now."""
-        now = {machine.name: machine for machine in machines}
-        for name in self._machines:
+    def found(self, domains: Iterable[Domain]) -> None:
+        """Every domain that runs now, as discovery says."""
+        now = {domain.name: domain for domain in domains}
+        for name in self._domains:
             if name not in now and name not in self._leaving:
                 self._leaving.add(name)
-        for name, machine in now.items():
-            if name in self._attendants and name not in self._machines:
+        for name, domain in now.items():
+            if name in self._attendants and name not in self._domains:
                 if self._attendants[name].record.notes != (NAMED_TWICE,):
                     log.warning("%s: %s", name, NAMED_TWICE)
                     self._attendants[name].record.notes = (NAMED_TWICE,)
                 continue
             self._leaving.discard(name)
-            self._machines[name] = machine
+            self._domains[name] = domain
             self.refresh(name)
         self.let_go()
 
     def ruled(self, rules: GuestRules) -> None:
         """The files say something else."""
         self._rules = rules
-        for name in list(self._machines):
+        for name in list(self._domains):
             self.refresh(name)
 
     def refresh(self, name: str) -> None:
@@ -103,8 +111,8 @@ class Roster:
         return self._settled(name, changed)[1]
 
     def _settled(self, name: str, changed: Mapping[str, Any]) -> tuple[GuestSettings, list[str]]:
-        if machine := self._machines.get(name):
-            return settings_for(self._rules, machine, changed)
+        if domain := self._domains.get(name):
+            return settings_for(self._rules, domain, changed)
         return amended(self._named[name], changed)
 
     def let_go(self) -> None:
@@ -112,8 +120,9 @@ class Roster:
         for name in list(self._leaving):
             if self._attendants[name].record.vm.run_state is RunState.ABSENT:
                 self._leaving.discard(name)
-                self._machines.pop(name)
+                self._domains.pop(name)
                 self._end(name)
+                self._gone(name)
 
     # --- their tasks -------------------------------------------------------------------------------------
 

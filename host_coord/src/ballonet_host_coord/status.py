@@ -97,6 +97,8 @@ def _host(host: Mapping[str, Any], width: int) -> list[str]:
         said.append(f"ALARM: {_word(host['alarm'])}")
     if host.get("settings_fault"):
         said.append(f"settings on disk not taken: {_word(host['settings_fault'])}")
+    if host.get("discovery_fault"):
+        said.append(f"libvirt's domains cannot be listed: {_word(host['discovery_fault'])}")
     if host.get("observe"):
         said.append("observing: decides and moves nothing")
     return [line for text in said for line in textwrap.wrap(text, width, subsequent_indent="  ")]

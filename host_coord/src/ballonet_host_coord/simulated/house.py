@@ -54,7 +54,7 @@ class House:
             self.machines[guest.name] = machine
             self.vms[guest.name] = SimulatedVm(machine, channel.connect)
             self.agents[guest.name] = SimulatedAgent(machine)
-        self.discovery = SimulatedDiscovery() if discovered else None
+        self.discovery = SimulatedDiscovery(self.vms.values()) if discovered else None
         self.host_memory = SimulatedHostMemory(total_kib, list(self.machines.values()))
         self.coordinator = self.new_coordinator(observe)
 

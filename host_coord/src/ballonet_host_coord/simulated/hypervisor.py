@@ -7,8 +7,7 @@ from math import inf
 
 import trio
 
-from ballonet_host_coord.guest_rules import Machine
-from ballonet_host_coord.model import Settings, VmEvent, VmEventKind, VmFacts
+from ballonet_host_coord.model import Domain, Settings, VmEvent, VmEventKind, VmFacts
 from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
 from .machine import SimulatedMachine
@@ -108,19 +107,32 @@ class SimulatedHypervisor:
 
 
 class SimulatedDiscovery:
-    """Tells of the machines that it was last told of."""
+    """Tells of the domains that it was last told of; `away` is what it raises meanwhile."""
 
-    def __init__(self) -> None:
-        self._machines: tuple[Machine, ...] = ()
+    def __init__(self, vms: Iterable[SimulatedVm]) -> None:
+        self._vms = {vm.machine.name: vm for vm in vms}
+        self._domains: tuple[Domain, ...] = ()
         self._news = trio.Event()
+        self.away: PortError | None = None
+        self.forgotten: list[str] = []
+
+    def tell(self, domains: Iterable[Domain]) -> None:
+        """From now on these are the domains that run."""
+        self._domains = tuple(domains)
         self._news.set()
 
-    def tell(self, machines: Iterable[Machine]) -> None:
-        """From now on these are the machines that run."""
-        self._machines = tuple(machines)
-        self._news.set()
+    async def domains(self) -> tuple[Domain, ...]:
+        await trio.lowlevel.checkpoint()
+        if self.away is not None:
+            raise self.away
+        self._news = trio.Event()
+        return self._domains
 
-    async def next_machines(self) -> tuple[Machine, ...]:
+    async def changed(self) -> None:
         await self._news.wait()
-        self._news = trio.Event()
-        return self._machines
+
+    def vm(self, name: str) -> SimulatedVm:
+        return self._vms[name]
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)

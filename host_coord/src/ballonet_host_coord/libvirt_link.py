@@ -1,0 +1,401 @@
+"""One connection to libvirt for trio: calls beside the loop and with a limit, events as plain values, reconnection.
+
+The only module that imports libvirt, and only when it is used. Three things there are that block or come by themselves:
+
+* **calls** run in worker threads. One that takes longer than its limit is left behind: it ends with its QEMU, or when
+  keepalive finds that libvirtd is gone. libvirtd takes five requests of a client at a time (`max_client_requests`), so
+  a connection with `STUCK_MOST` of them is given up for a new one.
+* **events** arrive in libvirt's own thread, one for the process, and are kept as the latest of each kind and domain
+  until trio takes them: the thread never waits, and nothing grows with a flood.
+* **the end of a connection** (libvirtd restarted, keepalive) is told once; `connect` makes a new one and registers
+  everything anew.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import trio
+
+from .ports import PortError, VmAbsent, VmGone
+
+_T = TypeVar("_T")
+
+PACKAGE = "python3-libvirt, or the extra [libvirt] of ballonet-host-coord"
+OPEN_TIMEOUT_S = 5.0
+OPEN_APART_S = 0.9
+"""Many VMs wait for one connection: what an attempt found holds for all of them this long."""
+CALL_TIMEOUT_S = 5.0
+STUCK_MOST = 3
+THREADS = 6
+KEEPALIVE_S, KEEPALIVE_COUNT = 1, 15
+"""With a call that hangs, libvirt 9.0 may forget to wake the thread of another one until the next beat (m)."""
+LOOP_WAKES_MS = 500
+PENDING_MOST = 20_000
+"""Different events that wait; more means that nobody takes them."""
+
+
+class LinkEventKind(StrEnum):
+    STARTED = "started"
+    STOPPED = "stopped"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    SHUTDOWN = "shutdown"
+    REBOOT = "reboot"
+    BALLOON = "balloon"
+    METADATA = "metadata"
+    DEVICES = "devices"
+    MIGRATION = "migration"
+    """A migration, save or dump begins, goes on or ends."""
+    LOST = "lost"
+    """The connection has ended. Of no domain."""
+    OVERFLOW = "overflow"
+    """Events were dropped: whatever was known may be old. Of no domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEvent:
+    kind: LinkEventKind
+    uuid: str = ""
+    wall_s: float = 0.0
+    """When libvirt's thread heard of it, by the wall clock."""
+    detail: str = ""
+
+
+class LibvirtRefused(PortError):
+    """libvirt answered with an error. `code` is its VIR_ERR number."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Threads(Protocol):
+    """How blocking calls are run; replaced in tests, where nothing blocks and time is virtual."""
+
+    async def run(self, ended: Callable[[], None], function: Callable[..., _T], *args: Any) -> _T:
+        """May be cancelled at any time; the function is left to end by itself then. `ended` is called when it does, in
+        whatever thread."""
+
+
+# trio renamed the argument in 0.23, and warns where the old name is used.
+_LEAVE_BEHIND: dict[str, Any] = {
+    "abandon_on_cancel" if "abandon_on_cancel" in inspect.signature(trio.to_thread.run_sync).parameters
+    else "cancellable": True
+}  # fmt: skip
+
+
+class WorkerThreads:
+    """trio's worker threads, few at a time."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(THREADS)
+
+    async def run(self, ended: Callable[[], None], function: Callable[..., _T], *args: Any) -> _T:
+        def job() -> _T:
+            try:
+                return function(*args)
+            finally:
+                ended()
+
+        return await trio.to_thread.run_sync(job, limiter=self._limiter, **_LEAVE_BEHIND)
+
+
+def import_libvirt() -> Any:
+    """The libvirt module. Raises PortError that says which package has it."""
+    try:
+        import libvirt
+    except ImportError as error:
+        raise PortError(f"libvirt's Python module cannot be imported ({error}); install {PACKAGE}") from error
+    return libvirt
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI names libvirt on this machine, so that its files and processes are ours to see."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return False
+    return not parts.netloc and parts.scheme.partition("+")[2] in ("", "unix")
+
+
+_loop_lock = threading.Lock()
+_loops: list[Any] = []
+
+
+def start_event_loop(lib: Any) -> None:
+    """Run libvirt's event loop in a daemon thread; once for the process, and before the first connection is opened."""
+    with _loop_lock:
+        if any(lib is known for known in _loops):
+            return
+        _loops.append(lib)
+        # Otherwise the C library prints each error as well.
+        lib.registerErrorHandler(lambda _context, _error: None, None)
+        lib.virEventRegisterDefaultImpl()
+        # Without any timer the loop would not see what another thread adds before its first descriptor speaks.
+        lib.virEventAddTimeout(LOOP_WAKES_MS, lambda _timer, _opaque: None, None)
+
+        def run() -> None:
+            while True:
+                try:
+                    lib.virEventRunDefaultImpl()
+                except lib.libvirtError:
+                    time.sleep(LOOP_WAKES_MS / 1000)
+
+        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+
+
+class LibvirtLink:
+    """Raises VmGone where libvirt does not answer, VmAbsent where it knows no such domain, LibvirtRefused otherwise."""
+
+    def __init__(
+        self, uri: str, *, lib: Any = None, threads: Callable[[], Threads] = WorkerThreads,
+        event_loop: Callable[[Any], None] = start_event_loop,
+    ) -> None:  # fmt: skip
+        self.uri = uri
+        self.generation = 0
+        """Counts the connections: what belongs to an older one is of no use."""
+        self.calls = 0
+        """Requests made so far."""
+        self.on_event: Callable[[LinkEvent], None] = lambda event: None
+        """Called in trio, in the order in which each event was last heard."""
+        self._lib = lib
+        self._start_event_loop = event_loop
+        self._make_threads = threads
+        self._threads = threads()
+        self._connection: Any = None
+        self._connect_lock = trio.Lock()
+        self._attempt: _Attempt | None = None
+        self._stuck: set[_Attempt] = set()
+        self._dropped: list[tuple[Any, set[_Attempt]]] = []
+        self._failed_s = float("-inf")
+        self._failed = ""
+        self._pending = _Pending(self._deliver)
+
+    @property
+    def lib(self) -> Any:
+        """The libvirt module, for its constants."""
+        if self._lib is None:
+            self._lib = import_libvirt()
+        return self._lib
+
+    @property
+    def connection(self) -> Any:
+        """libvirt's virConnect. Raises VmGone where there is none."""
+        if self._connection is None:
+            raise VmGone(f"{self.uri}: not connected to libvirt")
+        return self._connection
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    async def connect(self) -> None:
+        """Connect where we are not. Raises VmGone: whether a domain runs cannot be told without libvirt."""
+        async with self._connect_lock:
+            if self._connection is not None:
+                return
+            if trio.current_time() < self._failed_s + OPEN_APART_S:
+                raise VmGone(self._failed)
+            try:
+                await self._connect()
+            except PortError as error:
+                self._failed_s, self._failed = trio.current_time(), str(error)
+                raise
+
+    async def _connect(self) -> None:
+        if self._attempt is not None and not self._attempt.ended:
+            raise VmGone(f"{self.uri}: libvirt still does not answer")
+        self._pending.token = trio.lowlevel.current_trio_token()
+        self._threads, self._stuck = self._make_threads(), set()
+        self._attempt = attempt = _Attempt()
+        try:
+            with trio.fail_after(OPEN_TIMEOUT_S):
+                connection = await self._threads.run(attempt.end, self._open, self.lib, self.generation + 1, attempt)
+        except trio.TooSlowError as error:
+            raise VmGone(f"{self.uri}: libvirt does not answer within {OPEN_TIMEOUT_S:.0f} s") from error
+        except self.lib.libvirtError as error:
+            raise VmGone(f"{self.uri}: {_said(error)}") from error
+        finally:
+            attempt.wanted = False
+        self.generation += 1
+        self._connection = connection
+
+    async def call(
+        self, what: str, function: Callable[..., _T], *args: Any, timeout_s: float = CALL_TIMEOUT_S
+    ) -> _T:
+        """Call libvirt. `what` begins the text of any error. After VmGone it may have been done or may yet be."""
+        connection, threads, stuck, job = self.connection, self._threads, self._stuck, _Attempt()
+        self.calls += 1
+
+        def ended() -> None:
+            job.ended = True
+            stuck.discard(job)
+
+        try:
+            with trio.fail_after(timeout_s):
+                return await threads.run(ended, function, *args)
+        except trio.TooSlowError as error:
+            stuck.add(job)
+            if job.ended:
+                stuck.discard(job)
+            if len(stuck) >= STUCK_MOST and connection is self._connection:
+                self._drop(f"{len(stuck)} calls have no answer")
+            raise VmGone(f"{what}: libvirt does not answer within {timeout_s:g} s") from error
+        except self.lib.libvirtError as error:
+            raise self._translated(what, error, connection) from error
+
+    async def beside(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Run what blocks and is no request to libvirt."""
+        return await self._threads.run(lambda: None, function, *args)
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with trio.move_on_after(1):
+                await self._threads.run(lambda: None, _close, connection, self.lib)
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _open(self, lib: Any, generation: int, attempt: _Attempt) -> Any:
+        """In a worker thread. The result of an attempt that nobody waits for any more is closed."""
+        self._start_event_loop(lib)
+        for dropped, stuck in self._dropped:
+            if not stuck:
+                _close(dropped, lib)
+        self._dropped = [(dropped, stuck) for dropped, stuck in self._dropped if stuck]
+        connection = lib.open(self.uri)
+        try:
+            with suppress(lib.libvirtError):  # a driver without a wire has none
+                connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+            connection.registerCloseCallback(self._closed, generation)
+            self._register_events(connection, lib)
+        except BaseException:
+            _close(connection, lib)
+            raise
+        if not attempt.wanted:
+            _close(connection, lib)
+        return connection
+
+    def _register_events(self, connection: Any, lib: Any) -> None:
+        kinds = {
+            lib.VIR_DOMAIN_EVENT_STARTED: LinkEventKind.STARTED,
+            lib.VIR_DOMAIN_EVENT_STOPPED: LinkEventKind.STOPPED,
+            lib.VIR_DOMAIN_EVENT_SUSPENDED: LinkEventKind.SUSPENDED,
+            lib.VIR_DOMAIN_EVENT_PMSUSPENDED: LinkEventKind.SUSPENDED,
+            lib.VIR_DOMAIN_EVENT_RESUMED: LinkEventKind.RESUMED,
+            lib.VIR_DOMAIN_EVENT_SHUTDOWN: LinkEventKind.SHUTDOWN,
+            lib.VIR_DOMAIN_EVENT_CRASHED: LinkEventKind.SUSPENDED,
+        }
+
+        def lifecycle(_connection: Any, domain: Any, event: int, *_rest: Any) -> None:
+            if event in kinds:
+                self._heard(kinds[event], domain)
+
+        def of(kind: LinkEventKind) -> Callable[..., None]:
+            return lambda _connection, domain, *_rest: self._heard(kind, domain)
+
+        for number, callback in (
+            (lib.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
+            (lib.VIR_DOMAIN_EVENT_ID_REBOOT, of(LinkEventKind.REBOOT)),
+            (lib.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, of(LinkEventKind.BALLOON)),
+            (lib.VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE, of(LinkEventKind.BALLOON)),
+            (lib.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, of(LinkEventKind.METADATA)),
+            (lib.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, of(LinkEventKind.DEVICES)),
+            (lib.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, of(LinkEventKind.DEVICES)),
+            (lib.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, of(LinkEventKind.MIGRATION)),
+            (lib.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, of(LinkEventKind.MIGRATION)),
+        ):
+            connection.domainEventRegisterAny(None, number, callback, None)
+
+    def _heard(self, kind: LinkEventKind, domain: Any) -> None:
+        """In libvirt's thread: nothing but plain values leaves it."""
+        self._pending.put(LinkEvent(kind, domain.UUIDString(), time.time()))
+
+    def _closed(self, _connection: Any, reason: int, generation: int) -> None:
+        """In libvirt's thread."""
+        words = {0: "an error", 1: "libvirtd went away", 2: "keepalive found nobody", 3: "we closed it"}
+        self._pending.put(LinkEvent(LinkEventKind.LOST, str(generation), time.time(), words.get(reason, str(reason))))
+
+    def _deliver(self, event: LinkEvent) -> None:
+        """In trio."""
+        if event.kind is not LinkEventKind.LOST:
+            self.on_event(event)
+        elif event.uuid == str(self.generation) and self._connection is not None:
+            self._drop(event.detail)
+
+    def _drop(self, why: str) -> None:
+        """Give the connection up. It is closed when a new one is opened and none of its calls is under way."""
+        self._dropped.append((self._connection, self._stuck))
+        self._connection = None
+        self.on_event(LinkEvent(LinkEventKind.LOST, detail=f"{self.uri}: the connection to libvirt has ended: {why}"))
+
+    def _translated(self, what: str, error: Any, connection: Any) -> PortError:
+        text, code = f"{what}: {_said(error)}", error.get_error_code()
+        if code == self.lib.VIR_ERR_NO_DOMAIN:
+            return VmAbsent(text)
+        if not connection.isAlive():
+            if connection is self._connection:
+                self._drop("libvirtd went away")
+            return VmGone(text)
+        return LibvirtRefused(text, code)
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """One call, as its thread and its waiter see it."""
+
+    wanted: bool = True
+    ended: bool = False
+
+    def end(self) -> None:
+        self.ended = True
+
+
+class _Pending:
+    """The latest event of each kind and domain, from libvirt's thread to trio's."""
+
+    def __init__(self, deliver: Callable[[LinkEvent], None]) -> None:
+        self.token: trio.lowlevel.TrioToken | None = None
+        self._deliver = deliver
+        self._lock = threading.Lock()
+        self._events: dict[tuple[LinkEventKind, str], LinkEvent] = {}
+
+    def put(self, event: LinkEvent) -> None:
+        with self._lock:
+            if len(self._events) >= PENDING_MOST:
+                self._events.clear()
+                event = LinkEvent(LinkEventKind.OVERFLOW, wall_s=event.wall_s)
+            # Taken out first, so that the order is that of the latest.
+            self._events.pop((event.kind, event.uuid), None)
+            self._events[event.kind, event.uuid] = event
+        if self.token is not None:
+            with suppress(trio.RunFinishedError):
+                self.token.run_sync_soon(self._take, idempotent=True)
+
+    def _take(self) -> None:
+        with self._lock:
+            events, self._events = self._events, {}
+        for event in events.values():
+            self._deliver(event)
+
+
+def _close(connection: Any, lib: Any) -> None:
+    with suppress(lib.libvirtError):
+        connection.unregisterCloseCallback()
+    with suppress(lib.libvirtError):
+        connection.close()
+
+
+def _said(error: Any) -> str:
+    """libvirt's words, on one line."""
+    return " ".join(str(error).split()) or "libvirt does not say why"
+

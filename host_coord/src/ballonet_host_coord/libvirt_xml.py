@@ -1,0 +1,293 @@
+"""Reads the live XML of a libvirt domain into one value: sizes, balloon, channel, policy, and why to leave it alone.
+
+The XML is untrusted: whoever may define a domain writes it, and `<metadata>` may hold anything. A document type is
+refused, and with it every entity of its own. Whatever is wrong with a text is one `DomainXmlError`.
+
+Source: libvirt's formatdomain.html (libvirt 9.0); live XML carries every size in KiB, a person's need not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+
+from .ports import PortError
+
+AGENT_PORT = "org.ballonet.agent.0"
+NAMESPACE = "urn:ballonet:domain:1"
+MOST_CHARACTERS = 4 << 20
+"""libvirt's own limit for a text on its wire (VIR_NET_MESSAGE_STRING_MAX)."""
+MOST_DEPTH = 200
+"""Elements within elements; libvirt's schema needs about ten, and Python's walk over a tree recurses."""
+MOST_KIB = 1 << 53
+"""8 EiB: more than any machine has, and exact in every format that a number passes through."""
+
+# What libvirt takes as a unit (virScaleInteger: letter case does not matter), in bytes.
+_UNIT_BYTES = {"": 1024, "b": 1, "byte": 1, "bytes": 1}
+for _power, _letter in enumerate("kmgtpe", start=1):
+    _UNIT_BYTES |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
+
+ABSENT_BALLOON = "none"
+
+
+class DomainXmlError(PortError):
+    """This is not a domain's XML, or lacks what every domain has. The text names the domain where it has a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChannel:
+    """The domain's channel for our agent. `path` is empty where libvirt has not given it one."""
+
+    path: str
+    connected: bool
+    """Whether the guest's side of the port was open when the XML was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioMem:
+    """A virtio-mem device: the domain may grow by `size_kib`, a block at a time."""
+
+    alias: str
+    node: int | None
+    size_kib: int
+    block_kib: int
+    requested_kib: int
+    current_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class DomainXml:
+    """What the coordinator wants to know of a domain. Texts are untrusted."""
+
+    name: str
+    uuid: str
+    """Lower case, with hyphens."""
+    memory_kib: int
+    """`<memory>`: everything that it may have, virtio-mem's size included."""
+    current_memory_kib: int
+    virtio_mem: tuple[VirtioMem, ...] = ()
+    balloon_model: str = ABSENT_BALLOON
+    deflate_on_oom: bool = False
+    free_page_reporting: bool = False
+    statistics_period_s: int = 0
+    """0: the guest is asked for no statistics."""
+    channel: AgentChannel | None = None
+    has_virtio_serial: bool = False
+    """A controller that a channel can be plugged into."""
+    policy: tuple[tuple[str, str], ...] = ()
+    """Attributes of our metadata element, in the document's order: `minimum`, `weight` and so on."""
+    qemu_user: str = ""
+    """The user that QEMU runs as, as the security label says it (`+64055` is a number); empty where it says nothing."""
+    hands_off: tuple[str, ...] = ()
+    """Why this domain's memory is not to be moved; empty where it may be."""
+
+    @property
+    def ram_kib(self) -> int:
+        """What the balloon works on: everything but virtio-mem."""
+        return self.memory_kib - sum(device.size_kib for device in self.virtio_mem)
+
+
+def parse_domain(untrusted_text: str) -> DomainXml:
+    """The domain. Raises DomainXmlError and nothing else, whatever the text is."""
+    root = _root(untrusted_text)
+    if root.tag != "domain":
+        raise DomainXmlError(f"not a domain's XML: the root element is {_shown(root.tag)}")
+    name = root.findtext("name") or ""
+    if not name:
+        raise DomainXmlError("a domain's XML without a <name>")
+    try:
+        return _domain(root, name)
+    except _Wrong as error:
+        raise DomainXmlError(f"domain {_shown(name)}: {error}") from error
+
+
+class _Wrong(Exception):
+    """What is wrong, without the domain's name."""
+
+
+class _Builder(TreeBuilder):
+    """Builds the tree, and refuses what no domain has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            raise DomainXmlError(f"XML with elements more than {MOST_DEPTH} deep is not read")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> Element:
+        self._depth -= 1
+        return super().end(tag)
+
+    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
+        """Called before anything that it declares is used."""
+        raise DomainXmlError("XML with a document type is not read: it could declare entities")
+
+
+def _root(untrusted_text: str) -> Element:
+    if len(untrusted_text) > MOST_CHARACTERS:
+        raise DomainXmlError(f"XML of {len(untrusted_text)} characters is not read; {MOST_CHARACTERS} are allowed")
+    parser = XMLParser(target=_Builder())
+    try:
+        parser.feed(untrusted_text)
+        root = parser.close()
+    except (ParseError, ValueError, LookupError) as error:
+        raise DomainXmlError(f"not well-formed XML: {_shown(str(error))}") from error
+    if not isinstance(root, Element):
+        raise DomainXmlError("XML without an element")
+    return root
+
+
+def _domain(root: Element, name: str) -> DomainXml:
+    memory_kib = _size(root.find("memory"), "<memory>")
+    current = root.find("currentMemory")
+    virtio_mem = tuple(
+        _virtio_mem(device) for device in root.iterfind("devices/memory") if device.get("model") == "virtio-mem"
+    )
+    if sum(device.size_kib for device in virtio_mem) >= memory_kib:
+        raise _Wrong(f"its virtio-mem devices are as large as its whole memory, {memory_kib} KiB")
+    balloon = root.find("devices/memballoon")
+    return DomainXml(
+        name=name,
+        uuid=_uuid(root.findtext("uuid")),
+        memory_kib=memory_kib,
+        current_memory_kib=memory_kib if current is None else _size(current, "<currentMemory>"),
+        virtio_mem=virtio_mem,
+        balloon_model=ABSENT_BALLOON if balloon is None else balloon.get("model", ABSENT_BALLOON),
+        deflate_on_oom=balloon is not None and balloon.get("autodeflate") == "on",
+        free_page_reporting=balloon is not None and balloon.get("freePageReporting") == "on",
+        statistics_period_s=_period_s(balloon),
+        channel=_channel(root),
+        has_virtio_serial=any(
+            controller.get("type") == "virtio-serial" for controller in root.iterfind("devices/controller")
+        ),
+        policy=_policy(root.find("metadata")),
+        qemu_user=_qemu_user(root),
+        hands_off=tuple(_reasons(root)),
+    )
+
+
+def _uuid(untrusted_text: str | None) -> str:
+    digits = (untrusted_text or "").strip().replace("-", "").lower()
+    if len(digits) != 32 or not all(digit in "0123456789abcdef" for digit in digits):
+        raise _Wrong(f"its <uuid> is {_shown(untrusted_text or '')}; 32 hexadecimal digits are allowed")
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _size(element: Element | None, what: str, absent_kib: int | None = None) -> int:
+    """The element's size in KiB, rounded down."""
+    if element is None:
+        if absent_kib is None:
+            raise _Wrong(f"it has no {what}")
+        return absent_kib
+    text, unit = (element.text or "").strip(), element.get("unit", "")
+    count, unit_bytes = _count(text), _UNIT_BYTES.get(unit.strip().lower())
+    if count is None or unit_bytes is None:
+        raise _Wrong(f"its {what} is {_shown(f'{text} {unit}')}; a whole number and a unit like KiB are allowed")
+    kib = count * unit_bytes // 1024
+    if kib > MOST_KIB:
+        raise _Wrong(f"its {what} is {_shown(f'{text} {unit}')}, more than any machine has")
+    return kib
+
+
+def _count(text: str) -> int | None:
+    """A whole number of at most 20 digits; Python would read a million of them, slowly."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
+
+
+def _virtio_mem(device: Element) -> VirtioMem:
+    target = device.find("target")
+    if target is None:
+        raise _Wrong("a virtio-mem device has no <target>")
+    alias = device.find("alias")
+    return VirtioMem(
+        alias="" if alias is None else alias.get("name", ""),
+        node=_count((target.findtext("node") or "").strip()),
+        size_kib=_size(target.find("size"), "virtio-mem <size>"),
+        block_kib=_size(target.find("block"), "virtio-mem <block>"),
+        requested_kib=_size(target.find("requested"), "virtio-mem <requested>", absent_kib=0),
+        current_kib=_size(target.find("current"), "virtio-mem <current>", absent_kib=0),
+    )
+
+
+def _period_s(balloon: Element | None) -> int:
+    stats = None if balloon is None else balloon.find("stats")
+    return 0 if stats is None else _count(stats.get("period", "").strip()) or 0
+
+
+def _channel(root: Element) -> AgentChannel | None:
+    for channel in root.iterfind("devices/channel"):
+        target, source = channel.find("target"), channel.find("source")
+        if target is None or target.get("type") != "virtio" or target.get("name") != AGENT_PORT:
+            continue
+        # Only a Unix socket that QEMU serves is a path for us; a pty, say, is reached through libvirt alone.
+        is_socket = channel.get("type") == "unix" and source is not None and source.get("mode", "bind") == "bind"
+        path = source.get("path", "") if is_socket and source is not None else ""
+        return AgentChannel(path, target.get("state") == "connected")
+    return None
+
+
+def _policy(metadata: Element | None) -> tuple[tuple[str, str], ...]:
+    for element in metadata if metadata is not None else ():
+        if element.tag == f"{{{NAMESPACE}}}policy":
+            return tuple((key, value) for key, value in element.attrib.items() if not key.startswith("{"))
+    return ()
+
+
+def _qemu_user(root: Element) -> str:
+    """From `<seclabel model='dac'><label>USER:GROUP</label>`."""
+    for label in root.iterfind("seclabel"):
+        if label.get("model") == "dac":
+            return (label.findtext("label") or "").partition(":")[0]
+    return ""
+
+
+# --- why to leave a domain alone ------------------------------------------------------------------------
+
+
+def _reasons(root: Element) -> Iterable[str]:
+    balloon = root.find("devices/memballoon")
+    if balloon is None or balloon.get("model", ABSENT_BALLOON) == ABSENT_BALLOON:
+        yield "it has no balloon device"
+    if root.find("memoryBacking/hugepages") is not None:
+        yield "it uses hugepages"
+    if root.find("memoryBacking/locked") is not None:
+        yield "its memory is locked"
+    security = root.find("launchSecurity")
+    if security is not None:
+        yield f"its memory is encrypted ({_shown(security.get('type', ''))}) and pinned"
+    if any(_pins(device) for device in root.iterfind("devices/*")):
+        yield "it has a device of the host's (VFIO), which pins its memory"
+    numa = [*root.iterfind("numatune/memory"), *root.iterfind("numatune/memnode")]
+    if any(_binds_to_one_node(element) for element in numa):
+        yield "its memory is bound to one NUMA node"
+
+
+def _pins(device: Element) -> bool:
+    """Whether QEMU maps all guest memory for this device: a balloon's pages would not come back to the host."""
+    kind = device.get("type", "")
+    match device.tag:
+        case "hostdev":
+            return kind in ("pci", "mdev", "mdev_ccw", "mdev_ap")
+        case "interface":
+            return kind in ("hostdev", "vdpa")
+        case "disk":
+            return kind in ("nvme", "vhostvdpa")
+    return False
+
+
+def _binds_to_one_node(element: Element) -> bool:
+    if element.get("mode", "strict") not in ("strict", "restrictive"):
+        return False
+    # With placement='auto' numad has chosen, and the XML does not say how many.
+    return element.get("placement") == "auto" or (element.get("nodeset") or "").strip().isdecimal()
+
+
+def _shown(untrusted_text: str) -> str:
+    """Quoted, printable, and short enough for a line."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in untrusted_text.strip())
+    return f'"{text}"' if len(text) <= 80 else f'"{text[:77]}..."'

@@ -1,0 +1,81 @@
+"""Finds the QEMU process of a libvirt domain: libvirt tells everything of a domain but its process.
+
+The channel's socket would tell (`SO_PEERCRED` is QEMU's, m), but only to who connects, and it serves one client.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
+
+from .boots import Process
+
+SYSTEM_RUN = "/run/libvirt/qemu"
+
+
+def run_folders() -> tuple[str, ...]:
+    """Where libvirt's QEMU driver puts NAME.pid: of the system, and of this user's session."""
+    session = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    return (SYSTEM_RUN, os.path.join(session, "libvirt/qemu/run"))
+
+
+def find_qemu(name: str, uuid: str, user: str, folders: Iterable[str]) -> Process | None:
+    """The process that runs the domain; None where it cannot be told.
+
+    The pid file is a hint, the process's own arguments are the proof, and without a pid file that may be read every
+    process is looked at. `user` is whom QEMU runs as (`+64055` or a name), empty where that is unknown. Two that say
+    the same of themselves are none: one of them lies, and would be taken for the guest's memory.
+    """
+    uid = _uid(user)
+    for folder in folders:
+        process = _by_file(os.path.join(folder, f"{name}.pid"), uuid, uid)
+        if process is not None:
+            return process
+    found = [process for process in psutil.process_iter() if _is_domain(process, uuid, uid)]
+    return _known(found[0]) if len(found) == 1 else None
+
+
+def age_s(process: Process) -> float:
+    return max(0.0, time.time() - process.began_wall_s)
+
+
+def _by_file(path: str, uuid: str, uid: int | None) -> Process | None:
+    with suppress(OSError, ValueError, psutil.Error):
+        with open(path, encoding="ascii") as file:
+            process = psutil.Process(int(file.read(20)))
+        if _is_domain(process, uuid, uid):
+            return _known(process)
+    return None
+
+
+def _is_domain(process: psutil.Process, uuid: str, uid: int | None) -> bool:
+    """Whether its arguments have `-uuid` and this uuid, and its user is right."""
+    try:
+        arguments = process.cmdline()
+        if uuid not in arguments or arguments[arguments.index(uuid) - 1] != "-uuid":
+            return False
+        return uid is None or process.uids().real == uid
+    except psutil.Error:
+        return False
+
+
+def _known(process: psutil.Process) -> Process | None:
+    try:
+        return Process(process.pid, process.create_time())
+    except psutil.Error:
+        return None
+
+
+def _uid(user: str) -> int | None:
+    number = user.removeprefix("+")
+    if number.isascii() and number.isdecimal() and len(number) < 11:
+        return int(number)
+    try:
+        return pwd.getpwnam(user).pw_uid if user else None
+    except KeyError:
+        return None

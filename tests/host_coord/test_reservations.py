@@ -1,0 +1,107 @@
+"""reservations.py: what a start may take of whom, what is held when, and when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ballonet_host_coord.model import Booking, RunState
+from ballonet_host_coord.reservations import Reservation, Reservations, free_kib, refusal
+
+from .builders import GIB, MIB, NOW_S, make_guest, make_snapshot, make_vm
+
+
+def busy(name, **settings):
+    """Needs all that it has."""
+    return make_guest(name, actual_kib=768 * MIB, demand_kib=760 * MIB, settings=settings)
+
+
+def wanting(size_kib, weight=5000, name="new", **more):
+    return Reservation(name, size_kib, weight, NOW_S, 30.0, **more)
+
+
+@pytest.mark.parametrize(("weight", "most_mib"), [(1, 16), (2500, 307), (5000, 512), (10000, 768)])
+def test_weight_decides_how_much_may_be_taken(weight, most_mib):
+    """Of guests that need all they have a start gets its weighted share above their minimums, and no MiB more (I5)."""
+    snapshot = make_snapshot(busy("alpha", minimum_kib=0), busy("beta", minimum_kib=0), budget_kib=1536 * MIB)
+    assert refusal(snapshot, wanting(most_mib * MIB, weight)) == ""
+    assert "can be freed for weight" in refusal(snapshot, wanting((most_mib + 1) * MIB, weight))
+
+
+def test_minimums_and_headroom_are_never_taken():
+    """However heavy a start is: above the minimums it has its weighted share of the rest."""
+    guests = [busy(name, minimum_kib=700 * MIB) for name in ("alpha", "beta")]
+    snapshot = make_snapshot(*guests, budget_kib=1600 * MIB, headroom_kib=100 * MIB)
+    assert refusal(snapshot, wanting(50 * MIB, 10000)) == ""
+    said = refusal(snapshot, wanting(110 * MIB, 10000))
+    assert said.startswith("110 MiB for new: at most 50 MiB can be freed for weight 10000; budget 1600 MiB, headroom")
+
+
+def test_what_cannot_be_shrunk_is_not_counted():
+    """A guest that nobody may shrink now gives nothing to a start."""
+    held = replace(busy("alpha"), report=None, demand=None)
+    snapshot = make_snapshot(held, budget_kib=1024 * MIB)
+    assert refusal(snapshot, wanting(256 * MIB, 10000)) == ""
+    assert refusal(snapshot, wanting(257 * MIB, 10000)) != ""
+
+
+def test_held_when_the_books_have_it_free_and_in_order():
+    """The first that was asked for is held first; a later one does not overtake it, though it is smaller."""
+    reservations = Reservations()
+    reservations.ask(wanting(800 * MIB, name="one"))
+    reservations.ask(wanting(100 * MIB, name="two"))
+    tight = make_snapshot(make_guest(), budget_kib=1024 * MIB)
+    assert reservations.step(tight) == []
+    assert free_kib(tight) == 512 * MIB
+    (one,) = reservations.step(make_snapshot(make_guest(), budget_kib=1400 * MIB))
+    assert (one.name, one.held_since_s) == ("one", NOW_S)
+    assert reservations.reserved_kib == 900 * MIB
+
+
+def test_nothing_is_held_before_everybody_has_been_looked_at():
+    """After a start of the coordinator the books know too little."""
+    reservations = Reservations()
+    reservations.ask(wanting(100 * MIB))
+    assert reservations.step(make_snapshot(make_guest(unseen=True), budget_kib=4 * GIB)) == []
+    assert [item.is_held for item in reservations.step(make_snapshot(make_guest(), budget_kib=4 * GIB))] == [True]
+
+
+@pytest.mark.parametrize(("held_since_s", "ends_s"), [(None, NOW_S + 30), (NOW_S, NOW_S + 60)])
+def test_it_ends(held_since_s, ends_s):
+    """Pending for its timeout, held for its time, and not a moment longer."""
+    room_kib = 4 * GIB if held_since_s is not None else MIB
+    reservations = Reservations([wanting(100 * MIB, hold_s=60.0, held_since_s=held_since_s)])
+    assert reservations.step(make_snapshot(budget_kib=room_kib, now_s=ends_s - 1)) == []
+    assert len(reservations.step(make_snapshot(budget_kib=room_kib, now_s=ends_s))) == 1
+    assert reservations.reserved_kib == 0
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.PAUSED, RunState.MIGRATING, RunState.UNREACHABLE])
+def test_it_ends_when_the_machine_is_there(state):
+    """From then on the machine is booked itself, and twice would be wrong."""
+    reservations = Reservations([wanting(100 * MIB, name="web", held_since_s=NOW_S)])
+    absent = make_guest("web", vm=make_vm(run_state=RunState.ABSENT), booking=Booking(0, 0, claimed=False))
+    assert reservations.step(make_snapshot(absent)) == []
+    there = make_guest("web", vm=make_vm(run_state=state))
+    assert [item.name for item in reservations.step(make_snapshot(there))] == ["web"]
+
+
+@given(
+    sizes_mib=st.lists(st.integers(1, 900), max_size=6),
+    demands_mib=st.lists(st.integers(100, 1000), max_size=4),
+    weight=st.integers(1, 10000),
+)
+def test_what_is_held_never_exceeds_the_room(sizes_mib, demands_mib, weight):
+    """However many ask: what is held fits beside guests and headroom (I1)."""
+    guests = [make_guest(f"g{n}", demand_kib=mib * MIB) for n, mib in enumerate(demands_mib)]
+    snapshot = make_snapshot(*guests, budget_kib=3 * GIB, headroom_kib=64 * MIB)
+    reservations = Reservations()
+    for number, mib in enumerate(sizes_mib):
+        known = replace(snapshot, host=replace(snapshot.host, reserved_kib=reservations.reserved_kib))
+        if not refusal(known, wanting(mib * MIB, weight)):
+            reservations.ask(wanting(mib * MIB, weight, name=f"new{number}"))
+    reservations.step(snapshot)
+    assert sum(item.size_kib for item in reservations if item.is_held) <= max(0, free_kib(snapshot))
