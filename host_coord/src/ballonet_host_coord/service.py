@@ -16,9 +16,11 @@ from .config import ConfigError
 from .control import serve_control
 from .coordinator import Coordinator
 from .host_memory import ProcHostMemory
+from .libvirt_hypervisor import LibvirtHypervisor, lock_directories
+from .libvirt_link import LibvirtLink
 from .model import Settings
 from .notify import notify, watchdog_interval_s
-from .ports import PortError, SettingsSource
+from .ports import Clock, PortError, SettingsSource
 from .qmp_hypervisor import QmpHypervisor
 from .recorder import FileRecorder
 from .state_store import SqliteState
@@ -26,6 +28,7 @@ from .state_store import SqliteState
 log = logging.getLogger("ballonet")
 
 STATUS_EVERY_S = 10.0
+LIBVIRT_LEAVE_S = 2.0
 
 
 class HostRandomness:
@@ -56,6 +59,7 @@ async def serve(
     clock = TrioClock()
     state = SqliteState(settings.host.state_path)
     recorder = FileRecorder(settings.host.record_path) if settings.host.record_path else None
+    libvirt = _libvirt(settings, clock)
     coordinator = Coordinator(
         settings,
         QmpHypervisor(settings, clock),
@@ -65,6 +69,7 @@ async def serve(
         state,
         HostRandomness(),
         observe=observe,
+        discovery=libvirt,
     )
     if on_ready is not None:
         on_ready(coordinator)
@@ -85,17 +90,28 @@ async def serve(
                 await nursery.start(_reload_on_sighup, coordinator, source)
             notify("READY=1")
             log.info(
-                "%s %d guest(s), control socket %s",
+                "%s %d guest(s)%s, control socket %s",
                 "observing" if observe else "serving",
                 len(settings.guests),
+                f" and the domains of {settings.libvirt_uri}" if libvirt is not None else "",
                 settings.host.control_path,
             )
             nursery.start_soon(_keep_systemd_informed, coordinator)
     finally:
         notify("STOPPING=1")
+        if libvirt is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LIBVIRT_LEAVE_S):
+                await libvirt.aclose()
         state.close()
         if recorder is not None:
             recorder.close()
+
+
+def _libvirt(settings: Settings, clock: Clock) -> LibvirtHypervisor | None:
+    """libvirt itself is loaded when it is first asked; without its module the status says which package to install."""
+    if settings.libvirt_uri is None:
+        return None
+    return LibvirtHypervisor(LibvirtLink(settings.libvirt_uri), clock, lock_directories(settings.host.control_path))
 
 
 async def _keep_systemd_informed(coordinator: Coordinator) -> None:
