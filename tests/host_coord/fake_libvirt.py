@@ -21,10 +21,10 @@ class Hang(Exception):
 class InlineThreads:
     """Runs calls in the caller's task; one that hangs sleeps until it is cancelled."""
 
-    async def run(self, ended: Callable[[], None], function: Callable[..., _T], *args: Any) -> _T:
+    async def run(self, ended: Callable[[], None], function: Callable[[], _T]) -> _T:
         await trio.lowlevel.checkpoint()
         try:
-            result = function(*args)
+            result = function()
         except Hang:
             await trio.sleep_forever()
             raise
@@ -184,6 +184,14 @@ class FakeConnection:
             raise libvirtError(f"Domain not found: no domain with matching name '{name}'", 42)
         return self.libvirt.running[name]
 
+    def lookupByUUIDString(self, uuid: str) -> FakeDomain:
+        if not self.alive:
+            raise libvirtError("internal error: client socket is closed", 1)
+        for domain in self.libvirt.running.values():
+            if domain.uuid == uuid:
+                return domain
+        raise libvirtError(f"Domain not found: no domain with matching uuid '{uuid}'", 42)
+
     def getAllDomainStats(self, what: int, flags: int) -> list[tuple[FakeDomain, dict[str, Any]]]:
         """As with NOWAIT: what another request occupies is told without QEMU's own part."""
         self._check("getAllDomainStats")
@@ -239,7 +247,7 @@ class FakeLibvirt:
 
     def event(self, domain: FakeDomain, number: int, *detail: Any) -> None:
         for connection in self.connections:
-            if connection.alive:
+            if connection.alive and connection.callbacks:
                 connection.callbacks[number](connection, domain, *detail, None)
 
     def lifecycle(self, domain: FakeDomain, event: int) -> None:

@@ -35,7 +35,7 @@ def run(test: Callable[[FakeLibvirt, LibvirtHypervisor], Awaitable[None]]) -> No
 
     async def main() -> None:
         fake = FakeLibvirt()
-        link = LibvirtLink("qemu:///system", lib=fake, threads=InlineThreads, event_loop=lambda lib: None)
+        link = LibvirtLink("qemu:///system", lib=fake, threads=InlineThreads(), event_loop=lambda lib: None)
         with trio.fail_after(600):
             await test(fake, LibvirtHypervisor(link, Clock(), ["/nowhere"]))
 
