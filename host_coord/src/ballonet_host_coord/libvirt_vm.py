@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 STATISTICS_PERIOD_S = 1
 MOVES_S = 60.0
 """A balloon that has not arrived by then is asked for no more often than one at rest."""
-MOVING_SHARE_S = 0.2
-"""How old facts of a VM may be whose balloon is on its way."""
 HUNG_MS = 3000
 """A request that has occupied a domain's QEMU this long means that it hangs; they take milliseconds."""
 
@@ -134,10 +132,7 @@ class LibvirtVm:
 
     async def facts(self) -> VmFacts:
         connection = self._connected()
-        not_before_s = connection.not_before_s
-        if connection.target_kib is not None:
-            not_before_s = max(not_before_s, self._clock.now() - MOVING_SHARE_S)
-        poll = await self._hypervisor.poll(not_before_s)
+        poll = await self._hypervisor.poll(connection.not_before_s)
         statistics = poll.statistics.get(connection.start.uuid)
         if statistics is None or connection is not self._connection:
             connection.gone = True
