@@ -8,6 +8,7 @@ import time
 import pytest
 import trio
 
+from ballonet_host_coord import libvirt_callers
 from ballonet_host_coord.libvirt_callers import (
     CALL_TIMEOUT_S,
     CALLERS_MOST,
@@ -72,6 +73,19 @@ def test_no_two_calls_share_a_connection() -> None:
 
     trio.run(main)
     assert 1 < most <= CALLERS_MOST
+
+
+def test_handles_of_domains_that_went_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller keeps few handles, however many domains it has been asked about, and looks up the others again."""
+    monkeypatch.setattr(libvirt_callers, "HANDLES_MOST", 10)
+    fake = FakeLibvirt()
+    caller = Caller(fake, "qemu:///system")
+    caller.open()
+    domains = [fake.domain(f"vm{number}") for number in range(100)]
+    for domain in domains:
+        assert caller.domain(domain.uuid) is domain
+        assert len(caller._handles) <= 10
+    assert caller.domain(domains[0].uuid) is domains[0]
 
 
 def test_what_is_left_behind_is_closed_when_it_ends() -> None:

@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 
 CALL_TIMEOUT_S = 5.0
 CALLERS_MOST = 4
+HANDLES_MOST = 2000
 LEFT_MOST = 16
 """Calls without an answer, each with a thread and a connection; while there are as many, no further one is made."""
 
@@ -87,6 +88,8 @@ class Caller:
         """libvirt's virDomain. A handle is of a domain, not of one of its starts."""
         handle = self._handles.get(uuid)
         if handle is None:
+            if len(self._handles) >= HANDLES_MOST:  # domains come and go for as long as a host runs
+                self._handles.clear()
             handle = self._handles[uuid] = self.connection.lookupByUUIDString(uuid)
         return handle
 
