@@ -160,11 +160,15 @@ class FakeConnection:
         self.callbacks[number] = callback
         return number
 
+    def domainEventDeregisterAny(self, number: int) -> None:
+        del self.callbacks[number]
+
     def isAlive(self) -> int:
         return int(self.alive)
 
     def close(self) -> int:
-        self.alive = False
+        """libvirt's connection lives on for as long as anything is registered on it."""
+        self.alive = self.alive and bool(self.callbacks or self.close_callback)
         return 0
 
     def _check(self, what: str) -> None:

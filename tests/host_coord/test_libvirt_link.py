@@ -118,6 +118,21 @@ def test_a_restarted_libvirtd_is_found_again() -> None:
     run(test)
 
 
+def test_a_closed_link_leaves_nothing_open() -> None:
+    """Every callback is taken back, on a live connection and on one that had ended: each would hold it open."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        await hypervisor.domains()
+        fake.restart()
+        await trio.sleep(1)
+        await hypervisor.domains()
+        await hypervisor.aclose()
+        assert len(fake.connections) == 4
+        assert not any(connection.alive or connection.callbacks for connection in fake.connections)
+
+    run(test)
+
+
 def test_a_dead_connection_is_noticed_without_a_word() -> None:
     """Where libvirt's thread has not told yet, the first call that fails does."""
 

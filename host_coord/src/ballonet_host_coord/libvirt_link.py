@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -121,8 +121,8 @@ class LibvirtLink:
         self._start_event_loop = event_loop
         self._threads = threads or WorkerThreads()
         self.callers = Callers(uri, self._threads)
-        self._connection: Any = None
-        self._ended: Any = None
+        self._connection: _EventConnection | None = None
+        self._ended: _EventConnection | None = None
         self._connect_lock = trio.Lock()
         self._attempt: _Attempt | None = None
         self._failed_s = float("-inf")
@@ -161,9 +161,7 @@ class LibvirtLink:
         try:
             return await self.callers.call(self.lib, what, function, timeout_s)
         except VmGone:
-            # libvirt's thread may not have told yet.
-            if self._connection is not None and not self._connection.isAlive():
-                self._drop("libvirtd went away")
+            self._look_whether_it_lives()
             raise
 
     async def aclose(self) -> None:
@@ -171,7 +169,7 @@ class LibvirtLink:
         await self.callers.aclose()
         if connection is not None:
             with trio.move_on_after(1):
-                await self.callers.beside(lambda: _close(connection, self.lib))
+                await self.callers.beside(lambda: connection.close(self.lib))
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -193,27 +191,27 @@ class LibvirtLink:
         self.generation = generation
         self._connection = connection
 
-    def _open(self, lib: Any, generation: int, attempt: _Attempt) -> Any:
+    def _open(self, lib: Any, generation: int, attempt: _Attempt) -> _EventConnection:
         """In a worker thread. The result of an attempt that nobody waits for any more is closed."""
         self._start_event_loop(lib)
         ended, self._ended = self._ended, None
         if ended is not None:
-            _close(ended, lib)
-        connection = lib.open(self.uri)
+            ended.close(lib)
+        connection = _EventConnection(lib.open(self.uri))
         try:
-            connection.registerCloseCallback(self._closed, generation)
+            connection.libvirt.registerCloseCallback(self._closed, generation)
             self._register_events(connection, lib)
             # Last: from here on it speaks by itself, and nothing else may (`libvirt_callers`).
             with suppress(lib.libvirtError):  # a driver without a wire has none
-                connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
+                connection.libvirt.setKeepAlive(KEEPALIVE_S, KEEPALIVE_COUNT)
         except BaseException:
-            _close(connection, lib)
+            connection.close(lib)
             raise
         if not attempt.wanted:
-            _close(connection, lib)
+            connection.close(lib)
         return connection
 
-    def _register_events(self, connection: Any, lib: Any) -> None:
+    def _register_events(self, connection: _EventConnection, lib: Any) -> None:
         kinds = {
             lib.VIR_DOMAIN_EVENT_STARTED: LinkEventKind.STARTED,
             lib.VIR_DOMAIN_EVENT_STOPPED: LinkEventKind.STOPPED,
@@ -242,7 +240,7 @@ class LibvirtLink:
             (lib.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, of(LinkEventKind.MIGRATION)),
             (lib.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, of(LinkEventKind.MIGRATION)),
         ):
-            connection.domainEventRegisterAny(None, number, callback, None)
+            connection.callbacks.append(connection.libvirt.domainEventRegisterAny(None, number, callback, None))
 
     def _heard(self, kind: LinkEventKind, domain: Any) -> None:
         """In libvirt's thread: nothing but plain values leaves it."""
@@ -260,10 +258,33 @@ class LibvirtLink:
         elif event.uuid == str(self.generation) and self._connection is not None:
             self._drop(event.detail)
 
+    def _look_whether_it_lives(self) -> None:
+        """libvirt's thread may not have told yet that it does not."""
+        if self._connection is not None and not self._connection.libvirt.isAlive():
+            self._drop("libvirtd went away")
+
     def _drop(self, why: str) -> None:
         self._ended, self._connection = self._connection, None
         self.callers.renew()
         self.on_event(LinkEvent(LinkEventKind.LOST, detail=f"{self.uri}: the connection to libvirt has ended: {why}"))
+
+
+@dataclass(slots=True, eq=False)
+class _EventConnection:
+    """A connection that events come on. Each callback holds it, in libvirt's thread, until it is taken back."""
+
+    libvirt: Any
+    callbacks: list[int] = field(default_factory=list)
+
+    def close(self, lib: Any) -> None:
+        """In a worker thread."""
+        for callback in self.callbacks:
+            with suppress(lib.libvirtError):
+                self.libvirt.domainEventDeregisterAny(callback)
+        with suppress(lib.libvirtError):
+            self.libvirt.unregisterCloseCallback()
+        with suppress(lib.libvirtError):
+            self.libvirt.close()
 
 
 @dataclass(slots=True, eq=False)
@@ -303,10 +324,3 @@ class _Pending:
             events, self._events = self._events, {}
         for event in events.values():
             self._deliver(event)
-
-
-def _close(connection: Any, lib: Any) -> None:
-    with suppress(lib.libvirtError):
-        connection.unregisterCloseCallback()
-    with suppress(lib.libvirtError):
-        connection.close()
