@@ -264,10 +264,9 @@ def test_demand_waits_for_the_frame_budget(stage) -> None:
     """A DEMAND that found no room leaves with the next sample that has it."""
     stage.open()
     stage.wait(5)
-    while stage.agent.session.send(Event(event="resume", boottime_ms=1), stage.now):
-        pass
-    for _ in range(100):
-        stage.inflate(1024 * MIB)
+    demand = Demand(boottime_ms=1, want_bytes=1, why=DemandWhy.OOM, severity=Severity.SOON)
+    while stage.agent.session.send(demand, stage.now):
+        stage.agent.session.out.clear()
     assert only(stage.press("full"), Demand) == []
     assert [demand.severity for demand in only(stage.wait(1.5), Demand)] == [Severity.STARVING]
 

@@ -33,14 +33,14 @@ FORBIDDEN = frozenset(
 class Daemon:
     """`python3 -m ballonet_guest_agent` in a directory of its own."""
 
-    def __init__(self, folder: Path, code: str | None = None) -> None:
+    def __init__(self, folder: Path, code: str | None = None, more: str = "report_ms = x\n") -> None:
         proc = folder / "proc"
         (proc / "pressure").mkdir(parents=True)
         for name in ("meminfo", "vmstat"):
             (proc / name).write_text((FIXTURES / name).read_text())
         self.path = folder / "agent.sock"
         (folder / "agent.conf").write_text(
-            f"port = unix:{self.path}\nproc_root = {proc}\nsys_root = {folder}\nreport_ms = 250\nreport_ms = x\n"
+            f"port = unix:{self.path}\nproc_root = {proc}\nsys_root = {folder}\nreport_ms = 250\n{more}"
         )
         start = ["-m", "ballonet_guest_agent"] if code is None else ["-S", "-c", code]
         self.process = subprocess.Popen(
