@@ -264,9 +264,8 @@ def test_demand_waits_for_the_frame_budget(stage) -> None:
     """A DEMAND that found no room leaves with the next sample that has it."""
     stage.open()
     stage.wait(5)
-    demand = Demand(boottime_ms=1, want_bytes=1, why=DemandWhy.OOM, severity=Severity.SOON)
-    while stage.agent.session.send(demand, stage.now):
-        stage.agent.session.out.clear()
+    while stage.agent.session._budget.take(stage.now.monotonic_s):
+        pass
     assert only(stage.press("full"), Demand) == []
     assert [demand.severity for demand in only(stage.wait(1.5), Demand)] == [Severity.STARVING]
 

@@ -24,13 +24,13 @@ SIGNIFICANT_PART = 50  # 1/50 = 2 %
 #: A start, a session and its end are a dozen lines; a peer that causes more has one line a second and a count.
 LINES_BURST, LINES_PER_S = 20, 1
 
-#: HELLO, INFLATE, DEFLATE and SET_POLICY: each costs a pass over /proc or new PSI triggers. As many as a coordinator may
-#: send that keeps to the wire's rate, so that only one which does not is not heard.
+#: HELLO, INFLATE, DEFLATE and SET_POLICY: each costs a pass over /proc or new PSI triggers. A coordinator that keeps to
+#: the wire's rate may send as many, so only one that does not is not heard.
 COMMANDS_BURST, COMMANDS_PER_S = FRAMES_BURST, FRAMES_PER_S
 
-#: What the port may cost, in seconds of processor time. A twentieth of a core is the promise; the rest of it is the
-#: guest's own reports and the waking up. The burst is some hundred commands natively, a dozen under emulation.
-WORK_BURST_S, WORK_RATIO = 0.1, 0.025
+#: What the port may cost, in seconds of processor time: with the burst less than a twentieth of a core over any two
+#: seconds. The burst is a hundred commands natively and some under emulation; beyond it an answer is half a second late.
+WORK_BURST_S, WORK_RATIO = 0.06, 0.02
 #: A shorter rest saves nothing, as waking costs more than a frame. A longer one is never needed for what 4 KiB cost,
 #: but a guest that thrashes charges its reclaim to whoever reads: the agent must not go deaf for that.
 REST_LEAST_S, REST_LONGEST_S = 0.1, 0.5
