@@ -28,9 +28,9 @@ LINES_BURST, LINES_PER_S = 20, 1
 #: the wire's rate may send as many, so only one that does not is not heard.
 COMMANDS_BURST, COMMANDS_PER_S = FRAMES_BURST, FRAMES_PER_S
 
-#: What the port may cost, in seconds of processor time: with the burst less than a twentieth of a core over any two
-#: seconds. The burst is a hundred commands natively and some under emulation; beyond it an answer is half a second late.
-WORK_BURST_S, WORK_RATIO = 0.06, 0.02
+#: What the port may cost, in seconds of processor time: with the burst less than a twentieth of a core over any
+#: three seconds. The burst is a hundred commands natively and a few under emulation; beyond it answers come later.
+WORK_BURST_S, WORK_RATIO = 0.06, 0.025
 #: A shorter rest saves nothing, as waking costs more than a frame. A longer one is never needed for what 4 KiB cost,
 #: but a guest that thrashes charges its reclaim to whoever reads: the agent must not go deaf for that.
 REST_LEAST_S, REST_LONGEST_S = 0.1, 0.5
