@@ -96,7 +96,7 @@ def test_other_editors(tmp_path) -> None:
 
 
 def test_all_wrong() -> None:
-    """Of a file that is no settings each line is named up to a hundred, then their number; the defaults are in force."""
+    """Each line of a file that is no settings is named, up to a hundred, then their number; defaults are in force."""
     settings, problems = parse_config("rubbish\n" * 5000, "x.conf")
     assert settings == AgentSettings()
     assert [problem.partition(":")[0] for problem in problems[:100]] == [f"x.conf line {n}" for n in range(1, 101)]

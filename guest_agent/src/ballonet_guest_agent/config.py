@@ -79,7 +79,8 @@ _KEYS = {
 def parse_config(text: str, name: str) -> tuple[AgentSettings, list[str]]:
     """Settings, and one sentence per line that could not be taken. `name` is the file's, for those sentences.
 
-    "#" begins a comment at the start of a line; the last of a repeated key is refused, the first holds. A byte order mark and carriage returns are no part of a line.
+    "#" begins a comment at the start of a line; the last of a repeated key is refused, the first holds. A byte
+    order mark and carriage returns are no part of a line.
     """
     values: dict[str, object] = {}
     problems: list[str] = []
