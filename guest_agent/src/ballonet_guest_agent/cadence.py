@@ -28,6 +28,9 @@ LINES_BURST, LINES_PER_S = 20, 1
 #: the wire's rate may send as many, so only one that does not is not heard.
 COMMANDS_BURST, COMMANDS_PER_S = FRAMES_BURST, FRAMES_PER_S
 
+#: New thresholds begin a new window, and a trigger that is armed anew all the time never fires.
+ARMINGS_BURST, ARMINGS_PER_S = 4, 0.5
+
 #: What the port may cost, in seconds of processor time: with the burst less than a twentieth of a core over any
 #: three seconds. The burst is a hundred commands natively and a few under emulation; beyond it answers come later.
 WORK_BURST_S, WORK_RATIO = 0.06, 0.025

@@ -17,7 +17,7 @@ import select
 import time
 
 from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write
-from ballonet_guest_agent.cadence import LineBudget, WorkBudget
+from ballonet_guest_agent.cadence import ARMINGS_BURST, ARMINGS_PER_S, Budget, LineBudget, WorkBudget
 from ballonet_guest_agent.notify import log, notify, watchdog_period_s
 from ballonet_guest_agent.port import AWAY
 from ballonet_protocol.limits import QUEUE_BYTES, WRITE_STUCK_S
@@ -87,6 +87,8 @@ class Loop:
         self._now = now
         self._say_line = say
         self._lines = LineBudget()
+        self._armings = Budget(ARMINGS_BURST, ARMINGS_PER_S)
+        self._arm_next: SetTriggers | None = None
         self._work_s = work_s
         self._work_budget = WorkBudget()
         self._worked_s = work_s()
@@ -333,9 +335,10 @@ class Loop:
             elif isinstance(action, TakeSample):
                 todo[:0] = self.agent.sampled(self._procfs.sample(), self._now())
             elif isinstance(action, SetTriggers):
-                self._arm(action)
+                self._arm_next = action
             elif isinstance(action, Log):
                 lines.append(action)
+        self._arm()
         self._flush()
         for line in lines:
             self._say(line.level, line.text)
@@ -348,9 +351,12 @@ class Loop:
             self._say_line(4, f"{left_out} lines were left out")
         self._say_line(level, text)
 
-    def _arm(self, action: SetTriggers) -> None:
-        if not self._triggers.fds:
+    def _arm(self) -> None:
+        """Arm for the newest thresholds; too soon after the last time, with a later turn."""
+        action = self._arm_next
+        if action is None or not self._triggers.fds or not self._armings.take(self._now().monotonic_s):
             return
+        self._arm_next = None
         for fd in self._triggers.fds:
             self._epoll.unregister(fd)
         reason = self._triggers.arm(action.some_us, action.full_us)
