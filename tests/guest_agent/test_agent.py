@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from ballonet_guest_agent.actions import SetTriggers, TakeSample, Write
+from ballonet_guest_agent.cadence import COMMANDS_BURST, COMMANDS_PER_S
 from ballonet_protocol import (
     AckStatus,
     AckWhy,
@@ -14,6 +15,8 @@ from ballonet_protocol import (
     Demand,
     DemandWhy,
     Event,
+    HelloAck,
+    HelloReq,
     PolicyAck,
     PolicyStatus,
     Report,
@@ -283,3 +286,43 @@ def test_loss_forgets_the_harm(stage) -> None:
     stage.wait(3, ping=False)
     heard = stage.open() + stage.wait(3)
     assert only(heard, Demand) + only(heard, Event) == []
+
+
+# ---- floods
+
+
+def test_commands_beyond_the_rate_are_not_heard(stage) -> None:
+    """A burst of 60 commands is judged, then 20 a second; one too many costs no sample and changes nothing."""
+    stage.open()
+    stage.wait(5)
+    taken, said = stage.samples_taken, len(stage.logs)
+    for _ in range(300):
+        stage.inflate(700 * MIB)
+    assert stage.samples_taken - taken == COMMANDS_BURST
+    assert stage.agent.consent.gen == COMMANDS_BURST
+    assert [text for text in stage.logs[said:] if "commands a second" in text] != []
+    stage.monotonic_s += 0.5
+    for _ in range(300):
+        stage.inflate(700 * MIB)
+    assert stage.samples_taken - taken == COMMANDS_BURST + COMMANDS_PER_S // 2
+
+
+def test_policies_count_as_commands(stage) -> None:
+    """Thresholds that change a thousand times are taken over sixty times."""
+    stage.open()
+    stage.wait(5)
+    for gen in range(1, 1001):
+        stage.send(SetPolicy(gen=gen, psi_some_permyriad=gen))
+    assert len(stage.triggers) == COMMANDS_BURST
+
+
+def test_a_hello_too_many_is_asked_for_again(stage) -> None:
+    """Of too many HELLOs the last is not answered, so a second later the agent asks, and then one is."""
+    stage.open()
+    stage.wait(5)
+    for _ in range(100):
+        stage.hello()
+    assert not stage.agent.session.live
+    assert only(stage.wait(1.1, ping=False), HelloReq) != []
+    assert only(stage.hello(), HelloAck) != []
+    assert stage.agent.session.live
