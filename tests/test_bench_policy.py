@@ -40,7 +40,9 @@ def met(those) -> list[bool | None]:
     return [goal.met for goal in those]
 
 
-@pytest.mark.parametrize(("ours", "verdicts"), [(1.99e-5, [True, True]), (2.1e-5, [False, False]), (0.0, [True, True])])
+@pytest.mark.parametrize(
+    ("ours", "verdicts"), [(1.99e-5, [True, True]), (2.1e-5, [False, False]), (0.0, [True, True])]
+)
 def test_ours_is_measured_against_the_better_of_the_plain_ones(goals, ours, verdicts):
     """At most two thirds of the better one, and never above lazy."""
     assert met(goals.of_set("x", a_set(ours), builds=False)) == verdicts

@@ -48,7 +48,9 @@ def _run(*command: str) -> None:
 
 
 def _python_files(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if "build" not in path.parts)
+    return sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*.py") if "build" not in path.parts
+    )
 
 
 def _modules(package: str) -> dict[str, Path]:
@@ -117,7 +119,9 @@ def test_every_module_is_declared_pure_or_shell(package: str) -> None:
     shell = {name for name in contract["forbidden_modules"] if name.startswith(f"{package}.")}
     declared = pure | shell
     modules = _modules(package)
-    undeclared = {name for name in modules if not any(name == d or name.startswith(f"{d}.") for d in declared)}
+    undeclared = {
+        name for name in modules if not any(name == d or name.startswith(f"{d}.") for d in declared)
+    }
     assert not undeclared, f"declare in pyproject.toml, as pure or as shell: {' '.join(sorted(undeclared))}"
     assert pure & shell == set()
 
@@ -189,7 +193,8 @@ class Holder:
 def test_files_are_readable_in_one_sitting() -> None:
     """No Python file is longer than a reader can hold."""
     lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _python_files(*SOURCES, "tests")
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in _python_files(*SOURCES, "tests")
     }
     assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
 

@@ -21,7 +21,9 @@ MEMBERS = {
     "guest_agent": "ballonet_guest_agent",
     "host_coord": "ballonet_host_coord",
 }
-PROJECTS = {member: tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"] for member in MEMBERS}
+PROJECTS = {
+    member: tomllib.loads((ROOT / member / "pyproject.toml").read_text())["project"] for member in MEMBERS
+}
 # What each wheel must carry besides its modules: without them it installs, and then does not work.
 DATA = {
     "protocol": ["vectors/*.json", "vectors/README.md"],
@@ -180,7 +182,10 @@ def _python_3_9() -> str | None:
     """An interpreter 3.9 that starts (a version manager's stub on the path may refuse), or None."""
     managed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.9*/bin/python3.9")
     for candidate in [shutil.which("python3.9"), *map(str, managed)]:
-        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
+        if (
+            candidate
+            and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0
+        ):
             return candidate
     return None
 
@@ -193,7 +198,9 @@ def test_guests_code_imports_under_python_3_9(tmp_path: Path) -> None:
     # msgpack without its compiled part, which is for our interpreter: the pure one is a part of the package.
     import msgpack
 
-    shutil.copytree(Path(msgpack.__file__).parent, tmp_path / "msgpack", ignore=shutil.ignore_patterns("*.so"))
+    shutil.copytree(
+        Path(msgpack.__file__).parent, tmp_path / "msgpack", ignore=shutil.ignore_patterns("*.so")
+    )
     sources = [str(ROOT / member / "src") for member in ("protocol", "guest_agent")]
     people = {"cli", "check", "uart", "__main__", "conform"}
     modules = [

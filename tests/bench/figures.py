@@ -89,7 +89,9 @@ class Findings:
         for figure in self.figures:
             # A single number is no distribution.
             tail = ("", "") if len(figure.samples) == 1 else (number(figure.p99), number(figure.largest))
-            rows.append((figure.bench, figure.name, figure.unit, figure.count, number(figure.median), *tail))
+            rows.append(
+                (figure.bench, figure.name, figure.unit, figure.count, number(figure.median), *tail)
+            )
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = []
         for row in rows:

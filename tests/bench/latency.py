@@ -87,7 +87,9 @@ async def _hold(house: House, give_up_s: float) -> tuple[float, float]:
     return answer["start_s"] * 1e9, answer["end_s"] * 1e9
 
 
-def _add_guest_figures(house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted) -> None:
+def _add_guest_figures(
+    house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted
+) -> None:
     add = house.findings.add
     triggers = stamped["triggers"]
     written = [(at, then) for at, then in triggers if then is not None]

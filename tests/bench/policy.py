@@ -40,10 +40,10 @@ from ballonet_host_coord.water import Taker
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 WEEK = "bitbrains-rnd/2013-08-week1-64vm.csv.gz"
 BUILDS = ("hyperalloc-eurosys25/runs.csv.gz", "multi-clang-base-manual/*")
-STAGGER_S = 2400.0  # how far apart the three recorded builds began
+STAGGER_S = 2400.0   # how far apart the three recorded builds began
 BUDGETS = (1.0, 1.05, 1.15, 1.3, 1.5, 2.0)
 SLIDERS = range(0, 101, 10)
-SLIDER_VMS = 12  # one of each kind of server, and then some; eleven places of more would take half of the half hour
+SLIDER_VMS = 12   # one of each kind of server, and then some; eleven places of more would take half of the half hour
 SEED = 1
 # Nobody is logged in before and after; leaving the night out is the stricter reading, as it is only met demand.
 # All that is special about the storm is its minute, at eight.
@@ -259,7 +259,6 @@ def _shares(cases: int) -> Iterator[tuple[int, list[Taker]]]:
 
 def exact(supply_kib: int, takers: list[Taker]) -> list[float]:
     """Water-filling by bisection: another way to the same answer than `water.fill` takes."""
-
     def held(level: float) -> list[float]:
         return [min(float(t.upper_kib), max(t.lower_kib, t.base_kib + level * t.weight)) for t in takers]
 

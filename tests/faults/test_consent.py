@@ -209,7 +209,7 @@ def test_deflate_to_a_dead_agent(machine: Machine, when: str) -> None:
 
 @pytest.mark.fault(50)
 def test_inflate_above_the_present_size(machine: Machine) -> None:
-    """ "Have no more than" what is more than the guest has: accepted, reached at once, and nothing moves."""
+    """"Have no more than" what is more than the guest has: accepted, reached at once, and nothing moves."""
     size_kib = machine.guest.size_kib
     machine.coordinator.session.ask_inflate(1, size_kib + 64 * MIB, 256 * MIB, 1024, machine.now_s)
     machine.turns(5.0)
@@ -222,7 +222,7 @@ def test_inflate_above_the_present_size(machine: Machine) -> None:
 
 @pytest.mark.fault(50)
 def test_deflate_below_the_present_size(machine: Machine) -> None:
-    """ "You may have" what is less than the guest has: reached at once, no consent to shrink, and nothing moves."""
+    """"You may have" what is less than the guest has: reached at once, no consent to shrink, and nothing moves."""
     size_kib = machine.guest.size_kib
     machine.coordinator.session.tell_deflate(1, size_kib - 300 * MIB, machine.now_s)
     machine.turns(5.0)

@@ -46,7 +46,9 @@ def test_large_guests_take_large_steps(make_guest) -> None:
     assert want_kib(guest.sample(), guest.ram_kib, 0, 0, 3) == 36 * 1024 * MIB
 
 
-@given(balloon=st.integers(0, 1024), used=st.integers(0, 2048), hot=st.integers(0, 10**9), severity=st.integers(0, 3))
+@given(
+    balloon=st.integers(0, 1024), used=st.integers(0, 2048), hot=st.integers(0, 10**9), severity=st.integers(0, 3)
+)
 def test_bounds(make_guest, balloon: int, used: int, hot: int, severity: int) -> None:
     """Whatever the guest does, the want lies between floor and RAM and a DEMAND never asks for less than there is."""
     guest = make_guest()

@@ -405,7 +405,9 @@ def test_headroom_counts_as_there_only_while_the_host_shows_it() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(100, 1100), st.none() | st.integers(0, 1100), st.sampled_from(RunState), st.booleans()),
+        st.tuples(
+            st.integers(100, 1100), st.none() | st.integers(0, 1100), st.sampled_from(RunState), st.booleans()
+        ),
         min_size=1,
         max_size=4,
     ),

@@ -34,7 +34,9 @@ def test_never_below_what_resides(actual_kib, resident_kib, target_kib, state, a
     assert booking.booked_kib == booking.assigned_kib + booking.overhead_kib
 
 
-@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.PAUSED, RunState.MIGRATING, RunState.UNREACHABLE])
+@pytest.mark.parametrize(
+    "state", [RunState.RUNNING, RunState.PAUSED, RunState.MIGRATING, RunState.UNREACHABLE]
+)
 @given(actual_kib=SIZES, resident_kib=SIZES, target_kib=SIZES)
 def test_the_largest_of_three_counts(state, actual_kib, resident_kib, target_kib):
     """I1: actual, the target in flight and residency are booked at their maximum, and QEMU's overhead beside it."""

@@ -208,18 +208,9 @@ def test_resume_names_its_guest(coordinator: str, asked: list[tuple[str, dict[st
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["release"],
-        ["release", "web", "--all"],
-        ["resume"],
-        ["frobnicate"],
-        ["status", "--colour"],
-        ["record"],
-        ["record", "x", "--for", "long"],
-        ["explain", "--at", "+1s"],
-        ["explain", "--snapshot", "a", "--recording", "b"],
-    ],
+    "arguments", [["release"], ["release", "web", "--all"], ["resume"], ["frobnicate"], ["status", "--colour"],
+     ["record"], ["record", "x", "--for", "long"], ["explain", "--at", "+1s"],
+     ["explain", "--snapshot", "a", "--recording", "b"]],
 )
 def test_misuse_is_exit_code_2(arguments: list[str]) -> None:
     """Half a command, two contradicting halves and an unknown one do nothing."""

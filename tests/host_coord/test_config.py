@@ -224,14 +224,14 @@ def test_bad_section_is_refused(tmp_path: Path, text: str, key: str, allowed: st
 
 def test_syntax_error_names_its_line(tmp_path: Path) -> None:
     """A file that is not TOML is refused with the line at which it stops to be."""
-    (fault,) = faults(tmp_path, "[host]\nbudget = \n")
+    (fault,) = faults(tmp_path, '[host]\nbudget = \n')
     assert "line 2" in str(fault)
 
 
 def test_file_that_is_not_text_or_not_there_is_a_fault(tmp_path: Path) -> None:
     """Neither a missing file nor one in another encoding ends in a traceback."""
     path = tmp_path / "latin1.toml"
-    path.write_bytes(b"[guest.caf\xe9]\n")
+    path.write_bytes(b'[guest.caf\xe9]\n')
     for file, words in ((path, "not UTF-8"), (tmp_path / "none.toml", "cannot be read: No such file")):
         with pytest.raises(ConfigError, match=words):
             TomlSettings(file).load()
@@ -239,7 +239,7 @@ def test_file_that_is_not_text_or_not_there_is_a_fault(tmp_path: Path) -> None:
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     """An operator mends a file once: faults of every step and every file come together."""
-    found = faults(tmp_path, TWO_GUESTS.replace('"1920M"', '"1G"') + "weight = 0\n", broken="nonsense", more="[x]")
+    found = faults(tmp_path, TWO_GUESTS.replace('"1920M"', '"1G"') + 'weight = 0\n', broken="nonsense", more="[x]")
     assert [fault.key for fault in found] == ["", "x", "[guest.beta] weight"]
     assert str(tmp_path / "coordinator.d" / "broken.toml") in str(found[0])
 

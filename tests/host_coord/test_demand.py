@@ -132,9 +132,13 @@ def test_a_single_step_up_is_no_trend(uses_mib: tuple[int, ...], lead_mib: int) 
 def test_a_guest_that_was_full_shows_no_trend() -> None:
     """How fast it fills what it was given a moment ago says how much it was given, not how much it will need."""
     sizes_mib = (500, 600, 700, 800)
-    full = [make_report(float(at_s), size * MIB, use_kib=size * MIB) for at_s, size in enumerate(sizes_mib)]
+    full = [
+        make_report(float(at_s), size * MIB, use_kib=size * MIB) for at_s, size in enumerate(sizes_mib)
+    ]
     assert demand_of(*full).demand_kib == 800 * MIB
-    roomy = [make_report(float(at_s), 1000 * MIB, use_kib=size * MIB) for at_s, size in enumerate(sizes_mib)]
+    roomy = [
+        make_report(float(at_s), 1000 * MIB, use_kib=size * MIB) for at_s, size in enumerate(sizes_mib)
+    ]
     assert demand_of(*roomy).demand_kib == 1000 * MIB
 
 

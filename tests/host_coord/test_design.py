@@ -46,7 +46,9 @@ def table() -> list[Row]:
         if not line.startswith("|"):
             break
         case, slider, guest, weight, has, demand, want, target, rule = line.strip("| ").split(" | ")
-        rows.append(Row(case, int(slider), guest, int(weight), int(has), int(demand), int(want), int(target), rule))
+        rows.append(
+            Row(case, int(slider), guest, int(weight), int(has), int(demand), int(want), int(target), rule)
+        )
     return rows
 
 
@@ -78,7 +80,9 @@ def replayed(rows: list[Row]) -> list[GuestDecision]:
         )
         for row in rows
     ]
-    snapshot = make_snapshot(*guests, budget_kib=budget * MIB, headroom_kib=headroom * MIB, slider=rows[0].slider)
+    snapshot = make_snapshot(
+        *guests, budget_kib=budget * MIB, headroom_kib=headroom * MIB, slider=rows[0].slider
+    )
     return list(one_iteration(snapshot).guests)
 
 

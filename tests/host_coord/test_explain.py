@@ -166,16 +166,8 @@ def test_other_ballonets_decision_is_told_apart() -> None:
     recorded = decision_to_json(one_iteration(snapshot))
     recorded["guests"][0]["target_kib"] = 500 * MIB
     assert "alpha 480 instead of 500 MiB" in explain(snapshot, recorded_decision=recorded).differs
-    assert (
-        "the same sizes"
-        in explain(
-            snapshot,
-            recorded_decision={
-                **recorded,
-                "guests": [{**recorded["guests"][0], "target_kib": 480 * MIB, "why": "because"}],
-            },
-        ).differs
-    )
+    assert "the same sizes" in explain(snapshot, recorded_decision={**recorded, "guests": [
+        {**recorded["guests"][0], "target_kib": 480 * MIB, "why": "because"}]}).differs
     assert "no decision" in explain(snapshot, recorded_decision={"guests": 7}).differs
 
 

@@ -48,7 +48,9 @@ def watches(seen: Iterable[tuple[float, HostFacts]], begin: HostWatch | None = N
     return found
 
 
-def waiting(some_ratio: float, full_ratio: float, until_s: int, percent: float = 12) -> list[tuple[float, HostFacts]]:
+def waiting(
+    some_ratio: float, full_ratio: float, until_s: int, percent: float = 12
+) -> list[tuple[float, HostFacts]]:
     """A host with so much available on which that share of each second is waited."""
     return [
         (float(second), facts(percent, int(some_ratio * second * 1e6), int(full_ratio * second * 1e6)))
@@ -150,7 +152,9 @@ def test_why_is_said_while_the_host_is_short() -> None:
 # --- by our own cgroup ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("used_percent", "state"), [(50, EASY), (95, TIGHT), (99, CRITICAL), (150, CRITICAL)])
+@pytest.mark.parametrize(
+    ("used_percent", "state"), [(50, EASY), (95, TIGHT), (99, CRITICAL), (150, CRITICAL)]
+)
 def test_a_cgroup_nearer_to_its_end_counts(used_percent: int, state: HostState) -> None:
     """A limit on our own cgroup that is nearly used up is a host that is nearly used up."""
     limit_kib = TOTAL_KIB // 2

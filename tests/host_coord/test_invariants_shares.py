@@ -177,10 +177,14 @@ def test_surplus_is_handed_out_within_the_budget(snapshot: Snapshot) -> None:
 def shared(needs: list[tuple[int, int, int]], budget_mib: int, headroom_mib: int, slider: int = 50) -> list[int]:
     """Targets of guests that may all be shrunk."""
     guests = [
-        make_guest(name, actual_mib * MIB, demand_mib * MIB, settings={"weight": weight, "buffer_percent": 0})
+        make_guest(
+            name, actual_mib * MIB, demand_mib * MIB, settings={"weight": weight, "buffer_percent": 0}
+        )
         for name, (demand_mib, weight, actual_mib) in zip(NAMES, needs, strict=False)
     ]
-    snapshot = make_snapshot(*guests, budget_kib=budget_mib * MIB, headroom_kib=headroom_mib * MIB, slider=slider)
+    snapshot = make_snapshot(
+        *guests, budget_kib=budget_mib * MIB, headroom_kib=headroom_mib * MIB, slider=slider
+    )
     return [decided.target_kib for decided in one_iteration(snapshot).guests]
 
 
@@ -253,7 +257,9 @@ def test_targets_reach_a_fixed_point_within_three_decisions(slider, needs, more_
         for name, (demand_mib, weight, actual_mib), cache_mib in zip(NAMES, needs, caches_mib, strict=False)
     ]
     budget_mib = 256 * len(needs) + headroom_mib + more_mib
-    snapshot = make_snapshot(*guests, budget_kib=budget_mib * MIB, headroom_kib=headroom_mib * MIB, slider=slider)
+    snapshot = make_snapshot(
+        *guests, budget_kib=budget_mib * MIB, headroom_kib=headroom_mib * MIB, slider=slider
+    )
     decisions = []
     for _ in range(10):
         decided = one_iteration(snapshot).guests

@@ -27,7 +27,9 @@ def test_no_number_moves_against_the_slider(one: int, other: int) -> None:
 
 def test_the_ends_differ_in_every_number() -> None:
     """No number is left where it was from one end to the other."""
-    assert all(first != last for first, last in zip(astuple(tuning(0)), astuple(tuning(MOST_SLIDER)), strict=True))
+    assert all(
+        first != last for first, last in zip(astuple(tuning(0)), astuple(tuning(MOST_SLIDER)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("place", CURVE)

@@ -163,7 +163,9 @@ class Watch:
         self._relies_on.pop(name, None)
         self._squeezed_gen.pop(name, None)
 
-    def _judge_target(self, snapshot: Snapshot, decision: Decision, guest: GuestSnapshot, command: SetTarget) -> None:
+    def _judge_target(
+        self, snapshot: Snapshot, decision: Decision, guest: GuestSnapshot, command: SetTarget
+    ) -> None:
         name, target_kib, actual_kib = guest.name, command.target_kib, guest.vm.actual_kib
         heard = guest.report is not None and guest.report.arrived_s > self._began_s
         may_move = heard or guest.released or name in self._target
@@ -294,7 +296,9 @@ class Watch:
         require(snapshot.now_s < consent.expires_s, "I3", f"{guest.name}: its consent has ended")
         require(target_kib >= consent.effective_kib, "I3", f"{guest.name} is sent below what it agreed to")
 
-    def _judge_starved(self, decision: Decision, snapshot: Snapshot, guest: GuestSnapshot, target_kib: int) -> None:
+    def _judge_starved(
+        self, decision: Decision, snapshot: Snapshot, guest: GuestSnapshot, target_kib: int
+    ) -> None:
         needs_kib = self._needs_kib(guest)
         if target_kib >= needs_kib:
             return

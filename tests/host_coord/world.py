@@ -85,7 +85,9 @@ class Agent:
         self.asked_s = 0.0
 
     def facts(self) -> AgentFacts:
-        return AgentFacts(self.link, consent=self.consent, failed_gen=self.failed_gen, live_since_s=self.live_since_s)
+        return AgentFacts(
+            self.link, consent=self.consent, failed_gen=self.failed_gen, live_since_s=self.live_since_s
+        )
 
     def renewed(self, ram_kib: int, now_s: float) -> None:
         self.lose(LinkState.OPENING)
@@ -187,7 +189,9 @@ class Guest:
         if agent.asked is not None:
             self._answer(agent.asked)
         available_kib = max(0, self.size_kib - self.use_kib)
-        report = make_report(now_s, self.size_kib, floor_kib=self.character.floor_kib, available_kib=available_kib)
+        report = make_report(
+            now_s, self.size_kib, floor_kib=self.character.floor_kib, available_kib=available_kib
+        )
         record.reported(report)
         if self.use_kib > self.size_kib:
             agent.consent = None

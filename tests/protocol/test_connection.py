@@ -50,7 +50,9 @@ from ballonet_protocol.testing import (
 )
 
 VECTORS = load_vectors("frames")
-REPORT = Report(boottime_ms=1, memory=MemoryReport(total_bytes=4, free_bytes=3, available_bytes=2, committed_bytes=1))
+REPORT = Report(
+    boottime_ms=1, memory=MemoryReport(total_bytes=4, free_bytes=3, available_bytes=2, committed_bytes=1)
+)
 OTHER_SESSION = SESSION + 1
 HELLO_MAP: dict[str, Any] = {"maj": [1, 1], "min": 0, "nonce": bytes(16), "caps": []}
 
@@ -72,7 +74,9 @@ def _receives(connection: Connection, data: bytes) -> list[Message]:
 
 @pytest.mark.fault(1)
 @pytest.mark.parametrize("vector", VECTORS["frames"], ids=lambda vector: vector["id"])
-def test_golden_frames_at_every_split(vector: dict[str, Any], receiver: Callable[[dict[str, Any]], Connection]) -> None:
+def test_golden_frames_at_every_split(
+    vector: dict[str, Any], receiver: Callable[[dict[str, Any]], Connection]
+) -> None:
     """The end that a golden frame is meant for receives its message once, however the frame is cut in two."""
     wire = bytes.fromhex(vector["wire"])
     for _place, connection, messages in feed_in_every_split(lambda: receiver(vector), wire):

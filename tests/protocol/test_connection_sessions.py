@@ -40,7 +40,9 @@ from ballonet_protocol.testing import (
     make_hello_ack,
 )
 
-REPORT = Report(boottime_ms=1, memory=MemoryReport(total_bytes=4, free_bytes=3, available_bytes=2, committed_bytes=1))
+REPORT = Report(
+    boottime_ms=1, memory=MemoryReport(total_bytes=4, free_bytes=3, available_bytes=2, committed_bytes=1)
+)
 OTHER_SESSION = SESSION + 1
 HELLO_MAP: dict[str, Any] = {"maj": [1, 1], "min": 0, "nonce": bytes(16), "caps": []}
 

@@ -84,7 +84,6 @@ def test_depth_of_the_table() -> None:
 
 def test_largest_report_fits_the_least_frame_limit() -> None:
     """The smallest `lim.frame` a peer may state, 1024, takes the largest REPORT there can be."""
-
     def full(record_type: type[Record]) -> Record:
         return record_type(**{field.attribute: field.high for field in record_type.FIELDS})
 

@@ -32,7 +32,9 @@ from ballonet_protocol.testing import load_vectors
 MAPS = {Limits: "Limits", MemoryReport: "Memory", PsiReport: "Psi", VmReport: "Vm", Drops: "Drops"}
 DIRECTIONS = {frozenset((AGENT,)): "A>H", frozenset((COORDINATOR,)): "H>A", frozenset((AGENT, COORDINATOR)): "both"}
 ENUMS = {
-    name: kind for name, kind in vars(ballonet_protocol).items() if isinstance(kind, type) and issubclass(kind, IntEnum)
+    name: kind
+    for name, kind in vars(ballonet_protocol).items()
+    if isinstance(kind, type) and issubclass(kind, IntEnum)
 }
 
 

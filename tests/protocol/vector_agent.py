@@ -20,9 +20,8 @@ def agent_scripts() -> list[Script]:
 
 def opening() -> list[Script]:
     """HELLO in every state."""
-    closed = (
-        script("hello-when-closed", "HELLO after a BYE", "Opening Leaving").open().send("BYE").wait(500, REPORT=(0, 0))
-    )
+    closed = script("hello-when-closed", "HELLO after a BYE", "Opening Leaving").open().send("BYE").wait(500,
+        REPORT=(0, 0))
     return [
         script("asks", "nobody answers: the agent asks at once and then at a growing pace", "Asking")
         .hear("HELLO_REQ", 200, session=0, why=0).wait(790, HELLO_REQ=(0, 0)).hear("HELLO_REQ", 420, session=0)
@@ -95,9 +94,8 @@ def versions() -> list[Script]:
 def foreign() -> list[Script]:
     """Frames of other sessions, numbers out of order."""
     old = script("old-session", "frames of the old session after a HELLO", "Foreign", "invalid").open().hello(SECOND)
-    old.wait(1500).send("PING", {"t": 7}, session=FIRST).hear("HELLO_REQ", 2000, session=0, why=1).wait(
-        500, PONG=(0, 0)
-    )
+    old.wait(1500).send("PING", {"t": 7}, session=FIRST).hear("HELLO_REQ", 2000, session=0, why=1).wait(500, PONG=(0,
+        0))
     storm = script("foreign-storm", "thirty frames of a foreign session in three seconds", "Foreign", "invalid")
     storm.open().wait(1000).tally()
     for _ in range(30):
@@ -176,9 +174,8 @@ def errors() -> list[Script]:
     for turn in range(40):
         echo.send("REPORT", seq=turn + 1)
     echo.wait(900, BYE=(0, 0), ERROR=(0, 1)).send("PING", seq=2).hear("PONG", 200)
-    echoes = script(
-        "echo-pong", "an agent hears its own PONG; the next PING has the same number", "Direction", "acceptable"
-    )
+    echoes = script("echo-pong", "an agent hears its own PONG; the next PING has the same number", "Direction",
+        "acceptable")
     echoes.open().send("PING").hear("PONG", 200, bind={"Q": "seq", "P": "payload"}).echo("PONG")
     echoes.wait(500, ERROR=(0, 0)).send("PING", {"t": 8}).hear("PONG", 200, t=8)
     return [

@@ -45,12 +45,10 @@ def answers() -> list[Script]:
     no_room = script("floor-is-size", "the floor in the INFLATE is above the guest's size", "Floor Consent").open()
     settling = inflate(script("settling", "5 s after the boot", "Settling", boottime_ms=5000).open(), 1, 512 * MIB)
     settling.hear("BALLOON_ACK", gen=1, st=REFUSED, eff=GIB, why=3).ping_for(28000)
-    settled = script(
-        "grant-while-settling", "a DEFLATE is no INFLATE", "Settling Grant", boottime_ms=5000, size=512 * MIB
-    )
-    stalled = (
-        script("stalled", "the guest stalls when the INFLATE comes", "Stall Consent").open().wait(2000).do(stall="some")
-    )
+    settled = script("grant-while-settling", "a DEFLATE is no INFLATE", "Settling Grant", boottime_ms=5000,
+        size=512 * MIB)
+    stalled = script("stalled", "the guest stalls when the INFLATE comes",
+        "Stall Consent").open().wait(2000).do(stall="some")
     stalled.hear("DEMAND", 100, why=1, want=at_least(GIB))
     calm = script("calm-again", "three seconds after the stall", "Stall").open().wait(2000).do(stall="some")
     quiet = script("fresh-report", "a REPORT on request of a guest that reports each minute", "FreshReport")
@@ -80,9 +78,8 @@ def answers() -> list[Script]:
 
 def gens() -> list[Script]:
     """Same, lower, skipped."""
-    same = inflate(
-        inflated(script("gen-same", "sent again: a duplicate with the same size", "Gen").open()), 1, 512 * MIB
-    )
+    same = inflate(inflated(script("gen-same", "sent again: a duplicate with the same size", "Gen").open()), 1,
+        512 * MIB)
     other = inflated(script("gen-same-other-target", "a duplicate is the old command", "Gen", "invalid").open())
     refused = script("gen-same-refused", "a refusal sent again: the size that the guest has", "Gen", boottime_ms=5000)
     inflate(refused.open(), 1, 512 * MIB).hear("BALLOON_ACK", st=REFUSED, eff=GIB)
@@ -91,9 +88,8 @@ def gens() -> list[Script]:
     skipped = inflated(inflated(script("gen-skipped", "gens may be skipped", "Gen").open(), 3), 900, 400 * MIB)
     shared = inflated(script("gen-shared", "INFLATE and DEFLATE share one sequence", "Gen").open(), 3)
     deflate(shared, 2, GIB).hear("BALLOON_ACK", gen=3, st=STALE, eff=None)
-    again = inflated(
-        script("gen-new-session", "a new session begins with gens of its own", "Gen ConsentEnds").open(), 7
-    )
+    again = inflated(script("gen-new-session", "a new session begins with gens of its own", "Gen ConsentEnds").open(),
+        7)
     again.send("HELLO", {**HELLO, "nonce": bytes(16)}, session=SECOND)
     again.hear("HELLO_ACK", session=SECOND, gen=7).session = SECOND
     return [
@@ -113,18 +109,16 @@ def ends() -> list[Script]:
     expires = inflated(script("ttl", "a lease that runs out", "Lease").open(), ttl_ms=5000).ping_for(4000)
     renewed = inflated(script("ttl-renewed", "a duplicate begins the lease anew", "Lease Gen").open(), ttl_ms=5000)
     inflate(renewed.ping_for(4000), 1, 512 * MIB, 5000).hear("BALLOON_ACK", st=DUPLICATE)
-    done = inflated(
-        script("ttl-after-expiry", "after its end a duplicate is no consent", "Lease Gen").open(), ttl_ms=5000
-    )
+    done = inflated(script("ttl-after-expiry", "after its end a duplicate is no consent", "Lease Gen").open(),
+        ttl_ms=5000)
     done.ping_for(4000).hear("BALLOON_STATUS", 2500, gen=1, st=4)
     asleep = inflated(script("ttl-sleep", "the guest sleeps past the end of the lease", "Lease").open(), ttl_ms=5000)
     hurts = inflated(script("hurts", "the guest stalls during the move", "Hurts ConsentEnds").open()).wait(500)
     hurts.do(stall="full").hear("DEMAND", 100, gen=1, sev=3, why=1).hear("BALLOON_STATUS", 100, gen=1, st=2)
     repeat = inflated(script("hurts-again", "still short a second after the stop", "Hurts").open()).wait(500)
     repeat.do(stall="some").hear("DEMAND", 100, gen=1).wait(300).do(stall="some")
-    newer = inflated(
-        inflated(script("newer-gen", "a newer INFLATE takes the place of the older", "ConsentEnds").open()), 2
-    )
+    newer = inflated(inflated(script("newer-gen", "a newer INFLATE takes the place of the older",
+        "ConsentEnds").open()), 2)
     session = inflated(script("new-session", "a new session ends consent", "ConsentEnds").open())
     bye = inflated(script("bye", "a BYE ends consent; no status of that session follows", "ConsentEnds Leaving").open())
     gate = script("demand-rate", "a stall each 50 ms for two seconds", "Stall").open().wait(2000).tally()
@@ -150,9 +144,8 @@ def grants() -> list[Script]:
     """DEFLATE."""
     small = {"size": 512 * MIB}
     above = deflate(script("grant-above-ram", "more than there is", "Grant", **small).open(), 1, 4 * GIB)
-    never = deflate(
-        script("grant-below-size", "a grant below the size shrinks nothing", "Grant", **small).open(), 1, FLOOR
-    )
+    never = deflate(script("grant-below-size", "a grant below the size shrinks nothing", "Grant", **small).open(), 1,
+        FLOOR)
     moved = deflate(script("grant-reached", "the balloon follows the grant", "Grant", **small).open(), 1, 768 * MIB)
     stalled = script("grant-while-stalled", "a grant is never refused", "Grant Stall", **small).open().wait(2000)
     deflate(stalled.do(stall="full"), 1, 768 * MIB)
@@ -182,18 +175,15 @@ def policies() -> list[Script]:
     keeps = applied(script("policy-absent", "a policy without rep_ms leaves it", "Policy").open(), 1, rep_ms=4000)
     floor = applied(script("policy-floor", "a policy raises the floor", "Policy Floor").open(), 1, floor=700 * MIB)
     low = applied(script("policy-floor-low", "a policy never lowers the floor", "Policy Floor").open(), 1, floor=1)
-    high = policy(
-        script("policy-floor-above-ram", "a floor above the memory is clamped", "Policy").open(), 1, floor=7 * GIB
-    )
+    high = policy(script("policy-floor-above-ram", "a floor above the memory is clamped", "Policy").open(), 1,
+        floor=7 * GIB)
     same = applied(script("policy-same", "sent again", "Policy").open(), 1, rep_ms=4000)
-    stale = applied(
-        script("policy-stale", "an older gen: POLICY_ACK stale, or ERROR 8", "Policy Unclear", "invalid").open(), 5
-    )
+    stale = applied(script("policy-stale", "an older gen: POLICY_ACK stale, or ERROR 8", "Policy Unclear",
+        "invalid").open(), 5)
     own = applied(script("policy-own-gen", "its gens are not the moves'", "Policy Gen").open(), 9)
     again = applied(script("policy-new-session", "a new session begins at 1 again", "Policy").open(), 9).hello(SECOND)
-    forgotten = applied(
-        script("policy-forgotten", "and with the agent's own floor", "Policy Floor").open(), 1, floor=700 * MIB
-    )
+    forgotten = applied(script("policy-forgotten", "and with the agent's own floor", "Policy Floor").open(), 1,
+        floor=700 * MIB)
     bad = policy(script("policy-range", "rep_ms 249: refused, and nothing of it applied", "Policy Range",
         "invalid").open(), 1,
                  rep_ms=249, floor=700 * MIB)  # fmt: skip
@@ -204,9 +194,8 @@ def policies() -> list[Script]:
         inflate(low, 1, 0).hear("BALLOON_ACK", st=CLAMPED, eff=FLOOR, why=1),
         high.hear("POLICY_ACK", gen=1, st=3),
         policy(same, 1, rep_ms=250).hear("POLICY_ACK", gen=1, st=1),
-        policy(stale, 3, rep_ms=250).hear_one_of(
-            1000, pattern("POLICY_ACK", None, {"st": 2}), pattern("ERROR", None, {"code": 8})
-        ),
+        policy(stale, 3, rep_ms=250).hear_one_of(1000, pattern("POLICY_ACK", None, {"st": 2}), pattern("ERROR", None,
+        {"code": 8})),
         inflated(own, 1),
         applied(again, 1),
         inflate(forgotten.hello(SECOND), 1, 300 * MIB).hear("BALLOON_ACK", st=ACCEPTED, eff=300 * MIB),

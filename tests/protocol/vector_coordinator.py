@@ -38,9 +38,8 @@ def coordinator_scripts() -> list[Script]:
 def opening() -> list[Script]:
     """HELLO, and what answers it."""
     patient = script("asks", "nobody answers", "Asking Opening").hear("HELLO", 200, maj=[1, 1], bind={"S": "session"})
-    patient.wait(790, HELLO=(0, 0)).hear("HELLO", 420).wait(1190, HELLO=(0, 0)).hear("HELLO", 630).wait(
-        60000, HELLO=(5, 10)
-    )
+    patient.wait(790, HELLO=(0, 0)).hear("HELLO", 420).wait(1190, HELLO=(0, 0)).hear("HELLO", 630).wait(60000,
+        HELLO=(5, 10))
     storm = script("hello-req-storm", "twenty-five HELLO_REQs in two and a half seconds", "Opening", "invalid")
     storm.hear("HELLO", 200).wait(1000).tally()
     for turn in range(25):
@@ -160,26 +159,19 @@ def asking() -> list[Script]:
     for _ in range(3):
         silent.hear("INFLATE", 1200, session="$S", gen=1, target=400 * MIB)
     silent.tally().wait(3000).tally(INFLATE=(0, 0))
-    grant = opened("grant-tries", "a DEFLATE that is never answered", "Tries Grant").do(
-        deflate={"gen": 1, "target": 768 * MIB}
-    )
+    grant = opened("grant-tries", "a DEFLATE that is never answered", "Tries Grant").do(deflate={"gen": 1,
+        "target": 768 * MIB})
     for _ in range(3):
         grant.hear("DEFLATE", 1200, gen=1, target=768 * MIB)
     first = opened("answer-to-first-try", "the first try is answered after the second was sent", "Tries").do(**INFLATE)
     first.hear("INFLATE", bind=bind).hear("INFLATE", 1200, gen=1).send("BALLOON_ACK", ack)
     wrong = opened("answer-to-another", "an answer with another re is none", "Tries", "invalid").do(**INFLATE)
     wrong.hear("INFLATE").send("BALLOON_ACK", {**ack, "re": 4000})
-    other_gen = opened("answer-of-another-gen", "an answer of another gen is none", "Tries Gen", "invalid").do(
-        **INFLATE
-    )
+    other_gen = opened("answer-of-another-gen", "an answer of another gen is none", "Tries Gen",
+        "invalid").do(**INFLATE)
     other_gen.hear("INFLATE", bind=bind).send("BALLOON_ACK", {**ack, "gen": 9})
-    made = [
-        silent,
-        grant,
-        first.wait(3000, INFLATE=(0, 0)),
-        wrong.hear("INFLATE", 1200),
-        other_gen.hear("INFLATE", 1200),
-    ]
+    made = [silent, grant, first.wait(3000, INFLATE=(0, 0)), wrong.hear("INFLATE", 1200), other_gen.hear("INFLATE",
+        1200)]
     for name, fields in (
         ("accepted", {}), ("clamped", {"st": 3, "eff": 500 * MIB, "why": 1}), ("refused", {"st": 4, "eff": 1024 * MIB,
         "why": 3}),
@@ -189,15 +181,13 @@ def asking() -> list[Script]:
         answer = {key: value for key, value in {**ack, **fields}.items() if value is not None}
         at.hear("INFLATE", 200, gen=1, bind=bind).send("BALLOON_ACK", answer).wait(3000, INFLATE=(0, 0), ERROR=(0, 0))
         made.append(at)
-    new = opened(
-        "tries-end-with-session", "the agent asks for a session: the old command is not repeated", "Tries Opening"
-    )
+    new = opened("tries-end-with-session", "the agent asks for a session: the old command is not repeated",
+        "Tries Opening")
     new.wait(1500).do(**INFLATE).hear("INFLATE").send("HELLO_REQ", seq=5).hear("HELLO", 2000).wait(3000, INFLATE=(0, 0))
     error = opened("answer-is-error", "the agent answers a command by an ERROR", "Tries", "acceptable").do(**INFLATE)
     error.hear("INFLATE", bind=bind).send("ERROR", {"re": "$Q", "code": 9, "fatal": False}).wait(300, ERROR=(0, 0))
-    early = script("no-command-before-ack", "no command before the HELLO_ACK", "Opening").hear(
-        "HELLO", 200, bind={"S": "session"}
-    )
+    early = script("no-command-before-ack", "no command before the HELLO_ACK", "Opening").hear("HELLO", 200,
+        bind={"S": "session"})
     early.do(**INFLATE).wait(500, INFLATE=(0, 0))
     stop = opened("stop", "a clean stop", "Leaving").do(stop=True).hear_one_of(500, pattern("BYE", "$S", {"why": 0}))
     return [*made, new, error, early, stop]

@@ -142,7 +142,9 @@ async def a_stalling_guest_asks_before_it_is_served(folder: Path, guest: Guest) 
             await watch.until(lambda alpha: bool(answer), within_s=90)
             await watch.until(lambda alpha: alpha.vm.actual_kib > NEEDED_MIB * MIB + SMALL_KIB // 2)
     assert answer["usable_s"] is not None
-    stalling = [wish for wish in watch.wishes if wish.severity >= Severity.STALLING and wish.why == DemandWhy.PSI]
+    stalling = [
+        wish for wish in watch.wishes if wish.severity >= Severity.STALLING and wish.why == DemandWhy.PSI
+    ]
     assert stalling, watch.wishes
     asked_s = stalling[0].arrived_s
     assert asked_s < answer["answered_s"]

@@ -141,7 +141,9 @@ class Consent:
             if objection:
                 return AckStatus.REFUSED, present, why
         floor = max(view.floor_bytes, self.floor_bytes)
-        limit, why = (floor, AckWhy.FLOOR) if floor >= view.unmovable_bytes else (view.unmovable_bytes, AckWhy.PRESSURE)
+        limit, why = (
+            (floor, AckWhy.FLOOR) if floor >= view.unmovable_bytes else (view.unmovable_bytes, AckWhy.PRESSURE)
+        )
         if target_bytes >= limit:
             return AckStatus.ACCEPTED, target_bytes, AckWhy.NONE
         if limit >= present:

@@ -15,7 +15,7 @@ class Psi(Value):
 
 
 def _permyriad(text: str) -> int | None:
-    """ "12.34" (percent) -> 1234 (1/10000). None for anything else."""
+    """"12.34" (percent) -> 1234 (1/10000). None for anything else."""
     whole, point, fraction = text.partition(".")
     if not point or len(fraction) != 2:
         return None

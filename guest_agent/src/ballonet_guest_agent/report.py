@@ -19,7 +19,12 @@ def memory_report(sample: Sample) -> MemoryReport | None:
     """None when the kernel does not say what a REPORT must carry: total, free, available, committed."""
     memory = sample.memory
     total_kib = sample.total_kib
-    if total_kib is None or memory.free_kib is None or memory.available_kib is None or memory.committed_kib is None:
+    if (
+        total_kib is None
+        or memory.free_kib is None
+        or memory.available_kib is None
+        or memory.committed_kib is None
+    ):
         return None
     return MemoryReport(
         total_bytes=total_kib * 1024,

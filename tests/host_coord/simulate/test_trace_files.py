@@ -18,9 +18,7 @@ PLAIN = "vm,t_s,used_kib,provisioned_kib\n"
 def test_rows_become_traces(tmp_path, pack):
     """Plain or gzipped, with and without the columns of the cache, empty fields as not recorded."""
     path = tmp_path / "traces"
-    path.write_bytes(
-        pack(b"vm,t_s,used_kib,provisioned_kib,cached_kib,rss_kib\na,0,5,10,3,9\na,1.5,6,,,\nb/1,7,1,4,,\n")
-    )
+    path.write_bytes(pack(b"vm,t_s,used_kib,provisioned_kib,cached_kib,rss_kib\na,0,5,10,3,9\na,1.5,6,,,\nb/1,7,1,4,,\n"))
     a, b = read_traces(path)
     assert (a.name, a.steps, a.end_s) == ("a", (Step(0.0, 5, 3, 10), Step(1.5, 6, 3, 10)), 3.0)
     assert (b.name, b.steps, b.end_s) == ("b/1", (Step(7.0, 1, None, 4),), 8.5)
