@@ -50,6 +50,7 @@ def _try(folder: Path, age_s: float, cases: list[Case]) -> list[Verdict]:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_our_agent_passes_every_case(tmp_path: Path) -> None:
     """The real process on a Unix socket keeps every sentence, strict, and no case is skipped for want of a guest."""
     shards = _shards()
@@ -81,6 +82,7 @@ def test_cli_on_a_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_hurt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--hurt runs a command when an INFLATE is on its way; one that fails is not the agent's fault."""
     agent = RealAgent(tmp_path)
