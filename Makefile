@@ -12,7 +12,7 @@ VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
 # What builds the example agent in C.
 C_PACKAGES := gcc libc6-dev
 
-.PHONY: venv venv-packages vm-packages demo test test-fast bench bench-policy fuzz image clean
+.PHONY: venv venv-packages vm-packages demo test test-fast matrix bench bench-policy fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -63,6 +63,11 @@ test: venv vm-packages c-packages
 # The same without virtual machines.
 test-fast: venv c-packages
 	$(BIN)/python -m pytest -m "not vm and not slow"
+
+# The agent's and the protocol's tests on each Python from 3.9 to 3.13 that is here, with the libraries that distributions
+# carry; tests/matrix/README.md. `make test` has it, too. JSON=FILE writes what was found for programs.
+matrix: venv
+	$(BIN)/python -m tests.matrix.run $(if $(JSON),--json $(JSON))
 
 # Look for input that the wire's library does not bear, for SECONDS; tests/fuzz/README.md. Atheris, which carries
 # libFuzzer, is installed here and by nothing else.

@@ -110,3 +110,12 @@ def test_work_budget() -> None:
     assert budget.spend(0.0, 0.2 * WORK_RATIO) == pytest.approx(0.2, abs=1e-3)
     assert budget.spend(0.0, 10.0) == REST_LONGEST_S
     assert budget.spend(REST_LONGEST_S, 0.0) == 0.0
+
+
+def test_report_often_while_something_stirs(make_guest) -> None:
+    """A move under way and stalls are worth a report each 250 ms, however long the period and still the sizes."""
+    rhythm, sample = ReportRhythm(60.0), make_guest().sample()
+    rhythm.sent(sample, None, 5.0)
+    assert not rhythm.is_due(sample, None, 5.24, stirred=True)
+    assert rhythm.is_due(sample, None, 5.25, stirred=True)
+    assert not rhythm.is_due(sample, None, 5.25, stirred=False)
