@@ -130,13 +130,9 @@ class Flood:
             self.client.settimeout(20.0)  # behind whatever waits on the line
             self.client.sendall(self.waiting + b"\0" + self.host.open_session(session, hello(session)))
             self.waiting = b""
-            self.client.settimeout(1.0)
-            try:
-                while self.host.state is not State.ACTIVE:
-                    self.host.receive_data(self.client.recv(65536))
-                    self.take()
-            except TimeoutError:
-                continue
+            while self.host.state is not State.ACTIVE and select.select([self.client], [], [], 1.0)[0]:
+                self.host.receive_data(self.client.recv(65536))
+                self.take()
         assert len([message for message in self.heard if isinstance(message, HelloAck)]) == opened + 1
         self.client.setblocking(False)
 
