@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
 from ballonet_guest_agent.sample import Sample
+from ballonet_guest_agent.zram import Zram
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MIB = 1024
@@ -77,3 +78,25 @@ def test_locked_memory_does_not_go_to_swap(make_guest) -> None:
     free = unmovable_kib(guest.sample(), guest.ram_kib)
     guest.unevictable_kib = 400 * MIB
     assert unmovable_kib(guest.sample(), guest.ram_kib) == free + 400 * MIB
+
+
+def test_zram_is_no_free_room(make_guest) -> None:
+    """Of 600 MiB that would go to zram a part stays; without zram all of it leaves, and the rest is between the two."""
+    guest = make_guest()
+    guest.anon_kib = guest.used_kib = 600 * MIB
+    guest.swap_total_kib = guest.swap_free_kib = 1000 * MIB
+    on_disk = unmovable_kib(guest.sample(), guest.ram_kib)
+    guest.zram = Zram(1000 * MIB, 0, 0)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == on_disk + 300 * MIB
+    guest.zram = Zram(200 * MIB, 0, 0)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == on_disk + 100 * MIB
+
+
+def test_zram_is_counted_once(make_guest) -> None:
+    """What zram holds is in use already and comes neither twice nor on top where the kernel has MemAvailable."""
+    guest = make_guest()
+    guest.swap_total_kib, guest.swap_free_kib = 400 * MIB, 0
+    guest.used_kib, guest.anon_kib = 500 * MIB, 300 * MIB
+    plain = unmovable_kib(guest.sample(), guest.ram_kib)
+    guest.zram = Zram(400 * MIB, 400 * MIB, 150 * MIB)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == plain == (64 + 500) * MIB
