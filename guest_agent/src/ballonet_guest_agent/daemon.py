@@ -72,7 +72,7 @@ def run_daemon(settings: AgentSettings, port: str, problems: list[str]) -> int:
     triggers = PsiTriggers(procfs.psi_path)
     reason = triggers.arm(trigger_us(DEFAULT_SOME_PERMYRIAD), trigger_us(DEFAULT_FULL_PERMYRIAD))
     if reason is not None:
-        state = procfs.sample().psi_state
+        state = procfs.psi_state()
         log(4, f"no PSI trigger ({reason}; PSI is {state}): {WITHOUT_TRIGGER[state == PRESENT]}")
     identity = Identity(
         boot_id=procfs.boot_id(),

@@ -91,6 +91,10 @@ class Procfs:
             self._zram(memory.swap_total_kib),
         )
 
+    def psi_state(self) -> str:
+        """PRESENT, OFF, ABSENT or UNREADABLE (psi.py), now."""
+        return psi_state(parse_psi(self._psi.read()), self._psi.error_number)
+
     def _zram(self, swap_total_kib: int | None) -> Zram:
         """Swap devices are looked for when there is more or less swap than before; most guests have no zram."""
         if swap_total_kib != self._swap_total_kib:
