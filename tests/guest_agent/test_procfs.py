@@ -133,7 +133,7 @@ def test_psi_off_and_unreadable(root: Path, monkeypatch) -> None:
     """What the kernel answers on reading decides between off, absent and unreadable; each is a state, none an error."""
     procfs = Procfs(str(root), str(root))
     assert procfs.sample().psi_state == PRESENT
-    psi, pread, answer = root / "pressure/memory", os.pread, errno.EOPNOTSUPP
+    psi, pread, answer = root / "pressure/memory", os.pread, errno.EACCES
 
     def refuse(fd: int, size: int, offset: int) -> bytes:
         if os.readlink(f"/proc/self/fd/{fd}") == str(psi):
@@ -141,13 +141,15 @@ def test_psi_off_and_unreadable(root: Path, monkeypatch) -> None:
         return pread(fd, size, offset)
 
     monkeypatch.setattr(os, "pread", refuse)
-    assert (procfs.sample().psi, procfs.sample().psi_state) == (None, OFF)
-    answer = errno.EACCES
     assert procfs.sample().psi_state == UNREADABLE
+    answer = errno.EOPNOTSUPP
+    assert (procfs.sample().psi, procfs.sample().psi_state, procfs.psi_state()) == (None, OFF, OFF)
     monkeypatch.undo()
-    assert procfs.sample().psi_state == PRESENT
+    text = psi.read_text()
     psi.write_text("nonsense\n")
     assert procfs.sample().psi_state == UNREADABLE
+    psi.write_text(text)
+    assert procfs.sample().psi_state == PRESENT
     psi.unlink()
     assert Procfs(str(root), str(root)).sample().psi_state == ABSENT
 

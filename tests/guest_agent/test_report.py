@@ -100,3 +100,12 @@ def test_zram_is_counted_once(make_guest) -> None:
     plain = unmovable_kib(guest.sample(), guest.ram_kib)
     guest.zram = Zram(400 * MIB, 400 * MIB, 150 * MIB)
     assert unmovable_kib(guest.sample(), guest.ram_kib) == plain == (64 + 500) * MIB
+
+
+def test_zram_where_nothing_is_said_of_available_memory() -> None:
+    """Without MemAvailable what zram holds is added, as it is in none of the lines."""
+    meminfo = "MemTotal: 1000000 kB\nAnonPages: 1000 kB\nSUnreclaim: 500 kB\n"
+    plain = Sample.from_texts(meminfo, "", None, True)
+    with_zram = Sample.from_texts(meminfo, "", None, True, zram=Zram(9000, 9000, 3000))
+    assert unmovable_kib(plain, 1_000_000) == 1500
+    assert unmovable_kib(with_zram, 1_000_000) == 4500

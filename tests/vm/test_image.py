@@ -44,9 +44,9 @@ COMMANDS = {
     "balloon": "cat /sys/bus/virtio/drivers/virtio_balloon/virtio*/features",
     "release": ". /etc/os-release; echo $VERSION_ID",
     "sample": "ballonet-agent sample --json",
-    # Without the swap disk, so that what is pushed out has only zram to go to.
     "zram": "modprobe zram && echo 64M > /sys/block/zram0/disksize && mkswap /dev/zram0 && swapon /dev/zram0",
-    "sample with zram": "swapoff /dev/vdb; ballonet-agent sample --json; swapon /dev/vdb; swapoff /dev/zram0",
+    # Without the swap disk, so that all swap is zram.
+    "sample with zram": "swapoff /dev/vdb && ballonet-agent sample --json && swapon /dev/vdb && swapoff /dev/zram0",
 }
 
 
