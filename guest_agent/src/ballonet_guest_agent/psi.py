@@ -6,9 +6,9 @@ import errno
 
 from ballonet_guest_agent.values import Value, parse_count
 
-#: What there is of PSI. PRESENT: it was read. OFF: the file is there and the kernel does not support reading it, as
-#: kernels answer that were booted with psi=0. ABSENT: no such file: a kernel before 4.20 or without CONFIG_PSI, and
-#: the kernels that hide the file when it is off. UNREADABLE: anything else, no permission or a text without totals.
+#: What there is of PSI. PRESENT: it was read. OFF: the file is there and reading it is not supported, as with psi=0 on
+#: Linux 5.4. ABSENT: no such file: before 4.20, without CONFIG_PSI, and with psi=0 from 5.10 on. UNREADABLE: anything
+#: else, no permission or a text without totals.
 PRESENT, OFF, ABSENT, UNREADABLE = "present", "off", "absent", "unreadable"
 
 
