@@ -33,6 +33,20 @@ def test_sample(config: str) -> None:
     assert lines["balloon_kib"] == "410 MiB"
     assert lines["some_avg10_permyriad"] == "12.34 %"
     assert lines["deflate_on_oom"] == "unknown"
+    assert lines["state"] == "present"
+
+
+def test_sample_says_why(config: str, tmp_path: Path) -> None:
+    """What is unknown because the kernel is too old says so, and PSI that is not there is one word, not an error."""
+    vmstat = (FIXTURES.parent / "linux-4.4/vmstat").read_text()
+    (tmp_path / "vmstat").write_text(vmstat)
+    (tmp_path / "pressure/memory").unlink()
+    result = CliRunner().invoke(main, ["sample", "--config", config])
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in result.output.splitlines()}
+    assert lines["refaults_anon"] == "unknown (Linux 5.9 or later)"
+    assert lines["refaults_file"] == "700"
+    assert lines["state"] == "absent"
+    assert lines["some_us"] == "unknown (Linux 4.20 or later)"
 
 
 def test_sample_json(config: str) -> None:
@@ -41,6 +55,7 @@ def test_sample_json(config: str) -> None:
     values = json.loads(result.output)
     assert values["memory"]["committed_kib"] == 884340
     assert values["psi"]["full_us"] == 104512
+    assert values["zram"] == {"size_kib": 0, "stored_kib": 0, "held_kib": 0}
     assert values["balloon"]["deflate_on_oom"] is None
     assert values["size"]["floor_kib"] == 232 * 1024 + values["memory"]["total_kib"] // 16
     assert values["size"]["floor_kib"] < values["size"]["want_kib"] < values["memory"]["total_kib"]

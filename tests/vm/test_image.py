@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,10 @@ COMMANDS = {
         "systemctl start ballonet-guest-agent.service"
     ),
     "release": ". /etc/os-release; echo $VERSION_ID",
+    "sample": "ballonet-agent sample --json",
+    "zram": "modprobe zram && echo 64M > /sys/block/zram0/disksize && mkswap /dev/zram0 && swapon /dev/zram0",
+    # Without the swap disk, so that all swap is zram.
+    "sample with zram": "swapoff /dev/vdb && ballonet-agent sample --json && swapon /dev/vdb && swapoff /dev/zram0",
 }
 
 
@@ -138,6 +143,33 @@ def test_swap_is_on(seen):
 def test_the_balloon_may_deflate_on_oom(seen):
     """The driver negotiated feature 2, without which a shrink would take memory for good."""
     assert seen.output["balloon"][2] == "1"
+
+
+def unknown(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The names below which nothing is known."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from unknown(value, f"{path}{name}.")
+        elif value is None:
+            yield path + name
+
+
+def test_the_agent_reads_everything_there_is(seen):
+    """On Debian 12 no sensor is unknown, PSI is there, and what does not fit into the guest is not claimed."""
+    sample = json.loads(seen.output["sample"])
+    assert list(unknown(sample)) == []
+    assert sample["psi"]["state"] == "present"
+    assert sample["balloon"]["deflate_on_oom"] is True
+    assert sample["zram"] == {"size_kib": 0, "stored_kib": 0, "held_kib": 0}
+    memory = sample["memory"]
+    assert memory["available_kib"] + memory["anon_kib"] + memory["balloon_kib"] <= memory["total_kib"] < RAM_KIB
+
+
+def test_swap_in_memory_is_told_from_swap(seen):
+    """zram that is in use as swap is seen as such, and all of the swap is zram where there is nothing else."""
+    sample = json.loads(seen.output["sample with zram"])
+    assert list(unknown(sample)) == []
+    assert sample["zram"]["size_kib"] == sample["memory"]["swap_total_kib"] > 0
 
 
 def test_a_target_set_before_the_first_instruction_arrives(seen):

@@ -82,7 +82,7 @@ def _swap(facts: Facts) -> Finding:
     text = f"{total_kib // 1024} MiB of swap"
     names = facts.machine.swap_names
     if names and all("/zram" in name for name in names):
-        text += ", all of it zram: what goes there still takes about a third of its size"
+        text += ", all of it zram: what goes there stays in the guest's memory, compressed"
     return Finding("swap", OK, text)
 
 

@@ -16,6 +16,7 @@ from ballonet_guest_agent.libc import lock_memory
 from ballonet_guest_agent.loop import Loop
 from ballonet_guest_agent.notify import log
 from ballonet_guest_agent.procfs import Procfs
+from ballonet_guest_agent.psi import PRESENT
 from ballonet_guest_agent.triggers import PsiTriggers
 from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD
 
@@ -27,6 +28,11 @@ USAGE = f"usage: python3 -m ballonet_guest_agent [--port PORT] [--config FILE]\n
 EXIT_USAGE = 2
 #: Settings have some hundred bytes; a file without end must not eat the guest's memory.
 CONFIG_MOST_BYTES = 65_536
+#: How stalls are noticed then, without PSI and with it.
+WITHOUT_TRIGGER = (
+    "allocation stalls, swap-in and refaults are read each second instead",
+    "reading the stall counter each 250 ms while it rises",
+)
 
 
 def load_settings(path: str | None) -> tuple[AgentSettings, list[str]]:
@@ -87,7 +93,8 @@ def run_daemon(settings: AgentSettings, port: str, problems: list[str]) -> int:
     triggers = PsiTriggers(procfs.psi_path)
     reason = triggers.arm(trigger_us(DEFAULT_SOME_PERMYRIAD), trigger_us(DEFAULT_FULL_PERMYRIAD))
     if reason is not None:
-        log(4, f"no PSI trigger ({reason}): reading the stall counter each 250 ms while it rises")
+        state = procfs.psi_state()
+        log(4, f"no PSI trigger ({reason}; PSI is {state}): {WITHOUT_TRIGGER[state == PRESENT]}")
     identity = Identity(
         boot_id=procfs.boot_id(),
         page_bytes=os.sysconf("SC_PAGE_SIZE"),
