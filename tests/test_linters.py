@@ -36,7 +36,9 @@ DEAR_IN_THE_GUEST = {
 # Run by people or by tests, never by the daemon.
 NOT_IN_THE_DAEMON = {
     "ballonet_protocol.testing", "ballonet_protocol.conform",
-    "ballonet_guest_agent.cli", "ballonet_guest_agent.check",
+    "ballonet_guest_agent.cli", "ballonet_guest_agent.check", "ballonet_guest_agent.check_kernel",
+    "ballonet_guest_agent.finding", "ballonet_guest_agent.look", "ballonet_guest_agent.processes",
+    "ballonet_guest_agent.service",
 }  # fmt: skip
 
 

@@ -131,6 +131,7 @@ class Rig:
         self.procfs = FakeProcfs(guest)
         self.port = port
         self.said: list[str] = []
+        self.work_s = 0.0
         self.agent = Agent(AgentSettings(), Identity(bytes(16), has_psi_trigger=True))
         self.loop = Loop(
             self.agent,
@@ -139,6 +140,7 @@ class Rig:
             self.triggers,  # type: ignore[arg-type]
             self.clock,
             lambda _level, text: self.said.append(text),
+            lambda: self.work_s,
         )
         self.host = Connection(COORDINATOR)
         self._read = 0

@@ -75,7 +75,9 @@ def test_check_fails_with_a_way_out(config: str) -> None:
 def test_check_json(config: str) -> None:
     """The same for programs."""
     result = CliRunner().invoke(main, ["check", "--json", "--config", config])
-    rows = json.loads(result.output)
+    said = json.loads(result.output)
+    rows = said["findings"]
+    assert (said["verdict"], said["exit_code"]) == ("mend", 1)
     caller = set() if os.geteuid() == 0 else {"caller"}
     assert {row["name"] for row in rows} == {"user", "port", "memory", "psi", "swap", "balloon"} | caller
     assert result.exit_code == 1
@@ -95,6 +97,26 @@ def test_check_is_well(config: str, monkeypatch, make_guest) -> None:
     result = CliRunner().invoke(main, ["check", "--config", config])
     assert result.exit_code == 0
     assert "hint" in result.output
+
+
+def test_check_quiet(config: str) -> None:
+    """What is well is left out, and the exit code is the same."""
+    result = CliRunner().invoke(main, ["check", "--quiet", "--config", config])
+    assert result.exit_code == 1
+    assert "problem" in result.output
+    assert not any(line.startswith("ok") for line in result.output.splitlines())
+
+
+def test_check_has_the_lines_to_paste(config: str) -> None:
+    """The channel's XML is printed line by line, each below the other."""
+    lines = CliRunner().invoke(main, ["check", "--config", config]).output.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.strip() == "<channel type='unix'>")
+    assert [line.strip() for line in lines[first : first + 4]] == [
+        "<channel type='unix'>",
+        "<source mode='bind'/>",
+        "<target type='virtio' name='org.ballonet.agent.0'/>",
+        "</channel>",
+    ]
 
 
 def test_wrong_port(config: str) -> None:

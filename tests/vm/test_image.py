@@ -42,6 +42,15 @@ COMMANDS = {
     "failed": "systemctl --failed --no-legend --plain",
     "root is": "findmnt -n -o SOURCE,OPTIONS /",
     "balloon": "cat /sys/bus/virtio/drivers/virtio_balloon/virtio*/features",
+    "check": "ballonet-agent check --json; echo $?",
+    "check of another port": "ballonet-agent check --json --port org.example.0 || true",
+    "held by another": (
+        "systemctl stop ballonet-guest-agent.service; "
+        "sh -c 'exec 3<>/dev/virtio-ports/org.ballonet.agent.0; exec sleep 600' & holder=$!; "
+        "until [ -e /proc/$holder/fd/3 ]; do sleep 0.1; done; "
+        "echo $holder; ballonet-agent check --json || true; kill $holder; "
+        "systemctl start ballonet-guest-agent.service"
+    ),
     "release": ". /etc/os-release; echo $VERSION_ID",
     "sample": "ballonet-agent sample --json",
     "zram": "modprobe zram && echo 64M > /sys/block/zram0/disksize && mkswap /dev/zram0 && swapon /dev/zram0",
@@ -95,6 +104,35 @@ def test_the_agent_runs_as_the_guests_own_service(seen):
 def test_the_compared_agent_stays_off_without_its_port(seen):
     """qemu-guest-agent costs nothing in guests that are not there to measure it."""
     assert seen.output["compared agent"] == "inactive"
+
+
+def test_check_finds_nothing_to_mend(seen):
+    """As root in a guest that is set up as it should be all is well; the hints are those that the demo's QEMU earns."""
+    said, _, code = seen.output["check"].rpartition("\n")
+    rows = json.loads(said)["findings"]
+    assert int(code) == 0
+    assert {row["name"] for row in rows if row["level"] == "problem"} == set()
+    assert {row["name"] for row in rows if row["level"] == "hint"} <= {"reporting"}
+    texts = {row["name"]: row["text"] for row in rows}
+    assert "by the running agent" in texts["port"]
+    assert texts["service"] == "the service runs"
+    assert texts["psi"] == "the PSI trigger can be armed"
+
+
+def test_check_lists_the_ports_that_there_are(seen):
+    """Asked for a port that the VM lacks, it names those that it has and prints the channel to paste."""
+    (row,) = [row for row in json.loads(seen.output["check of another port"])["findings"] if row["name"] == "port"]
+    assert row["level"] == "problem"
+    assert "org.ballonet.agent.0" in row["text"]
+    assert "<target type='virtio' name='org.example.0'/>" in row["mend"].splitlines()[3]
+
+
+def test_check_names_who_has_the_port(seen):
+    """A process that holds the port in the agent's place is named with its number."""
+    pid, _, said = seen.output["held by another"].partition("\n")
+    (row,) = [row for row in json.loads(said)["findings"] if row["name"] == "port"]
+    assert row["level"] == "problem"
+    assert f"sleep (pid {pid})" in row["text"]
 
 
 def test_swap_is_on(seen):

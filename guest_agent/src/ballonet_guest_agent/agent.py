@@ -13,7 +13,7 @@ from __future__ import annotations
 from ballonet_guest_agent.actions import SetTriggers, TakeSample, trigger_us
 from ballonet_guest_agent.asking import Asking, Need
 from ballonet_guest_agent.balloon_floor import computed_floor_kib
-from ballonet_guest_agent.cadence import REPORT_CLOSEST_S, ReportRhythm
+from ballonet_guest_agent.cadence import COMMANDS_PER_S, REPORT_CLOSEST_S, CommandBudget, ReportRhythm
 from ballonet_guest_agent.consent import Consent, View
 from ballonet_guest_agent.pressure import Harm
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ballonet_guest_agent.config import AgentSettings
     from ballonet_guest_agent.sample import Sample
 
+COMMANDS = (Hello, Inflate, Deflate, SetPolicy)
 CAPABILITIES = ("psi", "refault", "events")
 #: What a coordinator may call dead: not less than its own ping's period, nor so long that a consent outlives it.
 DEAD_MS_RANGE = (2_000, 60_000)
@@ -70,6 +71,8 @@ class Agent:
         self.watch = Watch(identity.has_psi_trigger)
         self._asking = Asking(self.consent, self.watch)
         self._rhythm = ReportRhythm(settings.report_ms / 1000)
+        self._commands = CommandBudget()
+        self._flooded = False
         self._waiting: Message | None = None
         self._ram_kib: int | None = None
         self._policy_gen = 0
@@ -187,11 +190,25 @@ class Agent:
             message = self.session.next_message(now)
             if message is None:
                 break
+            if isinstance(message, COMMANDS) and not self._hears_command(message, now):
+                continue
             if isinstance(message, SetPolicy):
                 self._set_policy(message, now)
-            elif isinstance(message, (Hello, Inflate, Deflate)):
+            elif isinstance(message, COMMANDS):
                 self._waiting = message
                 self._take_sample()
+
+    def _hears_command(self, command: Message, now: Instant) -> bool:
+        """False for one too many: it changes nothing and is not answered, as if it were lost on the way."""
+        if self._commands.take(now.monotonic_s):
+            self._flooded = False
+            return True
+        if not self._flooded:
+            self._flooded = True
+            self.session.log(4, f"more than {COMMANDS_PER_S} commands a second: those beyond are not heard")
+        if isinstance(command, Hello):
+            self.session.turn_away(now)
+        return False
 
     def _take_sample(self) -> None:
         if not any(isinstance(action, TakeSample) for action in self.session.out):

@@ -9,9 +9,10 @@ import click
 
 import ballonet_guest_agent
 from ballonet_guest_agent.balloon_floor import computed_floor_kib
-from ballonet_guest_agent.check import OK, PROBLEM, findings
+from ballonet_guest_agent.check import VERDICTS, exit_code, findings
 from ballonet_guest_agent.config import PORTS_ALLOWED, AgentSettings, check_port
 from ballonet_guest_agent.daemon import load_settings, run_daemon
+from ballonet_guest_agent.finding import OK
 from ballonet_guest_agent.kernels import first_kernel
 from ballonet_guest_agent.look import look
 from ballonet_guest_agent.procfs import Procfs
@@ -75,19 +76,32 @@ def sample(config: str | None, as_json: bool) -> None:
 @_port
 @_config
 @_json
-def check(port: str | None, config: str | None, as_json: bool) -> None:
-    """Say what is missing on this guest and how to mend it. Exit code 1 when something must be mended."""
+@click.option("--quiet", is_flag=True, help="Print only what is not well.")
+def check(port: str | None, config: str | None, as_json: bool, quiet: bool) -> None:
+    """Say what is missing on this guest and how to mend it.
+
+    A problem keeps the agent or a shrink from working; a hint makes either worse.
+
+    \b
+    Exit code:
+      0  all is well (there may be hints)
+      1  something must be mended
+      2  the command line is wrong
+      3  nothing is wrong as far as this user can see; root sees all
+    """
     settings, where, problems = _read(config, port)
     found = findings(look(settings, where, problems))
+    code = exit_code(found)
+    shown = [finding for finding in found if finding.level != OK or not quiet]
     if as_json:
-        rows = [{"name": f.name, "level": f.level, "text": f.text, "mend": f.mend} for f in found]
-        click.echo(json.dumps(rows, indent=2))
+        rows = [{"name": f.name, "level": f.level, "text": f.text, "mend": f.mend} for f in shown]
+        click.echo(json.dumps({"verdict": VERDICTS[code], "exit_code": code, "findings": rows}, indent=2))
     else:
-        for finding in found:
-            click.echo(f"{finding.level:8} {finding.name:9} {finding.text}")
-            if finding.level != OK:
-                click.echo(f"{'':18} -> {finding.mend}")
-    sys.exit(1 if any(finding.level == PROBLEM for finding in found) else 0)
+        for finding in shown:
+            click.echo(f"{finding.level:8} {finding.name:10} {finding.text}")
+            for number, line in enumerate(finding.mend.splitlines()):
+                click.echo(f"{'':19} {'->' if number == 0 else '  '} {line}")
+    sys.exit(code)
 
 
 def as_dict(reading: Sample, settings: AgentSettings) -> dict[str, object]:

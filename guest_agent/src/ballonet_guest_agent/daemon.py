@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 USAGE = f"usage: python3 -m ballonet_guest_agent [--port PORT] [--config FILE]\n  PORT: {PORTS_ALLOWED}"
 EXIT_USAGE = 2
+#: Settings have some hundred bytes; a file without end must not eat the guest's memory.
+CONFIG_MOST_BYTES = 65_536
 #: How stalls are noticed then, without PSI and with it.
 WITHOUT_TRIGGER = (
     "allocation stalls, swap-in and refaults are read each second instead",
@@ -35,13 +37,32 @@ WITHOUT_TRIGGER = (
 
 def load_settings(path: str | None) -> tuple[AgentSettings, list[str]]:
     """Settings from a file and what was wrong with it. None: the usual file, which may be missing."""
+    name = path or DEFAULT_PATH
     try:
-        with open(path or DEFAULT_PATH, encoding="utf-8", errors="replace") as file:
-            return parse_config(file.read(65536), path or DEFAULT_PATH)
+        data = _read_file(name)
     except FileNotFoundError:
         return AgentSettings(), [f"{path}: no such file; defaults are in force"] if path else []
     except OSError as error:
-        return AgentSettings(), [f"{path or DEFAULT_PATH}: {error.strerror}; defaults are in force"]
+        return AgentSettings(), [f"{name}: {error.strerror}; defaults are in force"]
+    settings, problems = parse_config(data[:CONFIG_MOST_BYTES].decode("utf-8", "replace"), name)
+    if len(data) > CONFIG_MOST_BYTES:
+        problems.append(f"{name}: longer than {CONFIG_MOST_BYTES} bytes; what comes behind them is not read")
+    return settings, problems
+
+
+def _read_file(path: str) -> bytes:
+    """At most one byte more than settings may have. A pipe without a writer is empty and not waited for."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        data = b""
+        while len(data) <= CONFIG_MOST_BYTES:
+            part = os.read(fd, CONFIG_MOST_BYTES + 1 - len(data))
+            if not part:
+                break
+            data += part
+        return data
+    finally:
+        os.close(fd)
 
 
 def make_port(settings: AgentSettings, port: str) -> Port:
