@@ -15,7 +15,7 @@ C_PACKAGES := gcc libc6-dev
 DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-click \
     python3-msgpack python3-psutil python3-trio lintian systemd man-db groff bash-completion zsh fish
 
-.PHONY: venv venv-packages vm-packages deb-packages deb demo test test-fast bench bench-policy fuzz image clean
+.PHONY: venv venv-packages vm-packages deb-packages deb dist demo test test-fast bench bench-policy fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -65,6 +65,10 @@ deb-packages:
 # The three Debian packages, into dist/deb; nothing is done when they are current.
 deb: deb-packages
 	packaging/build-deb
+
+# Source distributions and wheels of all three, into dist.
+dist: venv
+	packaging/build-dist
 
 # Everything: linters, types, contracts, unit and property tests, the simulated end to end, real guests.
 test: venv vm-packages c-packages deb-packages
