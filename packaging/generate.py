@@ -21,9 +21,7 @@ def generate(folder: Path) -> None:
         for shell in completions.SHELLS:
             file = "completions/" + completions.FILES[shell].format(program)
             clickless = program == "ballonet-conform"
-            texts[file] = (
-                completions.static(command, shell) if clickless else completions.from_click(program, shell)
-            )
+            texts[file] = completions.static(command, shell) if clickless else completions.from_click(program, shell)
     for name, text in texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Man pages: a page's frame (man/*.in) with what the code knows filled in, so that no option is written down twice.
 
-    @COMMANDS PROGRAM@   the program's own options, and a subsection for each command with its options
-    @SETTINGS FILE@      the settings that a sample in a package's share/ explains, with their defaults
-    @DATE@ @VERSION@     day of $SOURCE_DATE_EPOCH, version of the distributions
+@COMMANDS PROGRAM@   the program's own options, and a subsection for each command with its options
+@SETTINGS FILE@      the settings that a sample in a package's share/ explains, with their defaults
+@DATE@ @VERSION@     day of $SOURCE_DATE_EPOCH, version of the distributions
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def escape(text: str) -> str:
 
 def _argument(text: str) -> str:
     """A macro's argument."""
-    return '"' + escape(text).replace('"', '\\(dq') + '"'
+    return '"' + escape(text).replace('"', "\\(dq") + '"'
 
 
 def command_text(command: Command) -> str:
     """The options of all, and a subsection for each command."""
-    lines = []
+    lines: list[str] = []
     for option in command.options:
         lines += _option(option)
     for below in command.subcommands:

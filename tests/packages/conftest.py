@@ -19,6 +19,13 @@ SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 Need = Callable[..., None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What builds packages is left out of `make test-fast`."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and {"built", "dist"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 def cannot(why: str) -> NoReturn:
     """The packages are what these tests are for: CI may not go without, a developer's machine may."""
     if os.environ.get("CI") == "true":
@@ -41,9 +48,7 @@ def need() -> Need:
 def built(need: Need) -> Path:
     """The folder with the packages of this tree."""
     need("dpkg-buildpackage", "dh", "dh_python3", "flock", "xz")
-    done = subprocess.run(
-        [str(ROOT / "packaging/build-deb")], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(ROOT / "packaging/build-deb")], cwd=ROOT, capture_output=True, text=True, check=False)
     if "Unmet build dependencies" in done.stdout + done.stderr:
         cannot(f"{(done.stdout + done.stderr).strip()}; as root: make deb-packages")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BINARIES, ROOT, Need
+from .conftest import BINARIES, ROOT, SYSTEM_PATH, Need
 
 AGENT, HOST, PROTOCOL = "ballonet-guest-agent", "ballonet-host-coord", "python3-ballonet-protocol"
 PACKAGES = {PROTOCOL: "ballonet_protocol", AGENT: "ballonet_guest_agent", HOST: "ballonet_host_coord"}
@@ -39,6 +39,9 @@ DEBIAN_12 = {
 # Nobody has asked Debian for the package, so there is no bug that its first upload closes.
 WARNINGS = {"initial-upload-closes-no-bugs"}
 MOST_EXPOSED = 1.5
+SITE = "usr/lib/python3/dist-packages"
+AGENT_SHARE = "guest_agent/src/ballonet_guest_agent/share"
+HOST_SHARE = "host_coord/src/ballonet_host_coord/share"
 
 
 def fields(deb: Path) -> dict[str, str]:
@@ -83,8 +86,8 @@ def test_package_holds_what_it_should(name: str, debs: dict[str, Path]) -> None:
     """Code, command, pages, completions, units, and nothing else: no tests, no byte code, no build's leavings."""
     command, package = COMMANDS[name], PACKAGES[name]
     found = files(debs[name])
-    code = {file for file in found if file.startswith(f"usr/lib/python3/dist-packages/{package}/")}
-    metadata = {file for file in found if re.match(rf"usr/lib/python3/dist-packages/{package}-[\d.]+\.dist-info/", file)}
+    code = {file for file in found if file.startswith(f"{SITE}/{package}/")}
+    metadata = {file for file in found if re.match(rf"{SITE}/{package}-[\d.]+\.dist-info/", file)}
     documents = {file for file in found if file.startswith(f"usr/share/doc/{name}/")}
     expected = {
         f"usr/bin/{command}",
@@ -97,7 +100,7 @@ def test_package_holds_what_it_should(name: str, debs: dict[str, Path]) -> None:
     assert found - code - metadata - documents == expected
     member = package.removeprefix("ballonet_")
     modules = {str(path.relative_to(ROOT / member / "src")) for path in (ROOT / member / "src").rglob("*.py")}
-    assert {file.removeprefix("usr/lib/python3/dist-packages/") for file in code if file.endswith(".py")} == modules
+    assert {file.removeprefix(f"{SITE}/") for file in code if file.endswith(".py")} == modules
     assert not [file for file in found if "__pycache__" in file or "egg-info" in file or file.endswith(".pyc")]
     assert {"copyright", "changelog.Debian.gz"} <= {Path(file).name for file in documents}
 
@@ -141,7 +144,8 @@ def test_the_settings_file_is_a_conffile(debs: dict[str, Path]) -> None:
     """dpkg keeps what an operator changed in agent.conf, and asks; no other file is a conffile."""
     conffiles = {}
     for name, deb in debs.items():
-        done = subprocess.run(["dpkg-deb", "--info", str(deb), "conffiles"], capture_output=True, text=True, check=False)
+        command = ["dpkg-deb", "--info", str(deb), "conffiles"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         conffiles[name] = done.stdout.split()
     assert conffiles == {PROTOCOL: [], AGENT: ["/etc/ballonet/agent.conf"], HOST: []}
 
@@ -149,11 +153,11 @@ def test_the_settings_file_is_a_conffile(debs: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("lib/systemd/system/ballonet-guest-agent.service", "guest_agent/src/ballonet_guest_agent/share/ballonet-guest-agent.service"),
-        ("lib/udev/rules.d/60-ballonet-guest-agent.rules", "guest_agent/src/ballonet_guest_agent/share/60-ballonet-guest-agent.rules"),
-        ("usr/lib/sysusers.d/ballonet-guest-agent.conf", "guest_agent/src/ballonet_guest_agent/share/ballonet-guest-agent.sysusers"),
-        ("etc/ballonet/agent.conf", "guest_agent/src/ballonet_guest_agent/share/agent.conf"),
-        ("lib/systemd/system/ballonet.service", "host_coord/src/ballonet_host_coord/share/ballonet.service"),
+        ("lib/systemd/system/ballonet-guest-agent.service", f"{AGENT_SHARE}/ballonet-guest-agent.service"),
+        ("lib/udev/rules.d/60-ballonet-guest-agent.rules", f"{AGENT_SHARE}/60-ballonet-guest-agent.rules"),
+        ("usr/lib/sysusers.d/ballonet-guest-agent.conf", f"{AGENT_SHARE}/ballonet-guest-agent.sysusers"),
+        ("etc/ballonet/agent.conf", f"{AGENT_SHARE}/agent.conf"),
+        ("lib/systemd/system/ballonet.service", f"{HOST_SHARE}/ballonet.service"),
     ],
 )  # fmt: skip
 def test_system_files_are_those_of_the_wheel(file: str, source: str, unpacked: Path) -> None:
@@ -167,8 +171,8 @@ def test_the_agents_unit_is_little_exposed(unpacked: Path, need: Need) -> None:
     need("systemd-analyze")
     unit = unpacked / "lib/systemd/system/ballonet-guest-agent.service"
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED * 10:.0f}", "--no-pager", str(unit)],
-        capture_output=True, text=True, check=False,
+        ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED * 10:.0f}", str(unit)],
+        capture_output=True, text=True, check=False, env={"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
     )  # fmt: skip
     (score,) = re.findall(r"exposure level for \S+: ([\d.]+)", done.stdout)
     assert float(score) <= MOST_EXPOSED
@@ -198,11 +202,11 @@ def test_systemd_understands_the_unit(unit: str, unpacked: Path, tmp_path: Path,
     text = (unpacked / "lib/systemd/system" / unit).read_text()
     # The command is looked for on the system's path, where the package would have it.
     assert (unpacked / "usr/bin/ballonet").exists()
-    (tmp_path / unit).write_text(re.sub(r"^ExecStart=ballonet ", f"ExecStart={unpacked}/usr/bin/ballonet ", text, flags=re.MULTILINE))
+    (tmp_path / unit).write_text(text.replace("ExecStart=ballonet ", f"ExecStart={unpacked}/usr/bin/ballonet "))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--recursive-errors=no", str(tmp_path / unit)],
         capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "MANPATH": str(unpacked / "usr/share/man"), "LC_ALL": "C.UTF-8"},
+        env={"PATH": SYSTEM_PATH, "MANPATH": str(unpacked / "usr/share/man"), "LC_ALL": "C.UTF-8"},
     )  # fmt: skip
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

@@ -74,7 +74,7 @@ def test_nothing_is_called_without_systemd(name: str, debs: dict[str, Path], tmp
 
 
 def test_a_port_that_is_there_is_shown_to_udev(debs: dict[str, Path], tmp_path: Path) -> None:
-    """The first installation triggers udev for the port, so that the rule starts the agent, and starts nothing itself."""
+    """The first installation triggers udev for the port, so that the rule starts the agent, and no more."""
     asked = Machine(debs[AGENT], tmp_path, systemd=True, port=True).run("postinst", "configure", "")
     assert asked[-2:] == ["udevadm control --reload", TRIGGER]
     # deb-systemd-invoke starts no unit that is not enabled, and this one cannot be.
@@ -113,17 +113,15 @@ def test_a_removal_gives_the_port_back(debs: dict[str, Path], tmp_path: Path) ->
     assert TRIGGER in Machine(debs[AGENT], tmp_path, systemd=True, port=True).run("postrm", "remove")
 
 
-def test_a_purge_takes_the_agents_user(debs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_purge_takes_the_agents_user(debs: dict[str, Path], unpacked: Path, tmp_path: Path) -> None:
     """The user is removed by a purge and by nothing else; the unit lets it write no file that could be left behind."""
     machine = Machine(debs[AGENT], tmp_path, systemd=True)
     assert [line for line in machine.run("postrm", "remove") if line.startswith("userdel")] == []
     assert "userdel _ballonet-agent" in machine.run("postrm", "purge")
-    unit = subprocess.run(
-        f"dpkg-deb --fsys-tarfile {debs[AGENT]} | tar -xO ./lib/systemd/system/{UNIT}",
-        shell=True, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+    unit = (unpacked / "lib/systemd/system" / UNIT).read_text().splitlines()
     assert {"ProtectSystem=strict", "PrivateTmp=yes", "ProtectHome=yes"} <= set(unit)
-    assert not [line for line in unit if line.startswith(("StateDirectory", "CacheDirectory", "LogsDirectory", "ReadWrite"))]
+    kept = ("StateDirectory", "CacheDirectory", "LogsDirectory", "ConfigurationDirectory", "ReadWrite")
+    assert not [line for line in unit if line.startswith(kept)]
 
 
 def test_a_purge_takes_the_coordinators_state_and_settings(debs: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The sample settings that the packages install: each names every key of the code, with the default that is in force."""
+"""The sample settings that the packages install: each names every key of the code, with its default."""
 
 from __future__ import annotations
 
