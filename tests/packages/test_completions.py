@@ -99,7 +99,7 @@ def test_zsh(line: str, offers: set[str], environment: dict[str, str], unpacked:
         folder = unpacked / "usr/share/zsh/vendor-completions"
         terminal.say(f"fpath=({folder} $fpath); autoload -U compinit; compinit -u -D; PS1=; print rea''dy\n")
         terminal.wait_for("ready")
-        terminal.say(f"{line}\t\t")
+        terminal.say(f"{line}\t")
         terminal.wait_for(*(rf"{re.escape(offer)}(?![\w-])" for offer in offers))
     finally:
         terminal.close()
