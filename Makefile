@@ -15,7 +15,7 @@ C_PACKAGES := gcc libc6-dev
 DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-click \
     python3-msgpack python3-psutil python3-trio lintian systemd man-db groff bash-completion zsh fish
 
-.PHONY: venv venv-packages vm-packages deb-packages deb dist demo test test-fast bench bench-policy fuzz image clean
+.PHONY: venv venv-packages vm-packages deb-packages deb dist demo test test-fast matrix bench bench-policy fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -77,6 +77,11 @@ test: venv vm-packages c-packages deb-packages
 # The same without virtual machines.
 test-fast: venv c-packages
 	$(BIN)/python -m pytest -m "not vm and not slow"
+
+# The agent's and the protocol's tests on each Python from 3.9 to 3.13 that is here, with the libraries that distributions
+# carry; tests/matrix/README.md. `make test` has it, too. JSON=FILE writes what was found for programs.
+matrix: venv
+	$(BIN)/python -m tests.matrix.run $(if $(JSON),--json $(JSON))
 
 # Look for input that the wire's library does not bear, for SECONDS; tests/fuzz/README.md. Atheris, which carries
 # libFuzzer, is installed here and by nothing else.

@@ -29,7 +29,7 @@ class FakeTriggers:
         self._pulls = {kind: socket.create_connection(listener.getsockname()) for kind in ("some", "full")}
         self._ends = [listener.accept()[0] for _ in self._pulls]
         listener.close()
-        self.fds = {end.fileno(): kind for end, kind in zip(self._ends, self._pulls, strict=True)}
+        self.fds = {end.fileno(): kind for end, kind in zip(self._ends, self._pulls)}
         self.armed: list[tuple[int, int]] = []
         self.reason: str | None = None
 

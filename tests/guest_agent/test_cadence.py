@@ -90,3 +90,12 @@ def test_report_early_when_the_move_changes_state(make_guest) -> None:
     rhythm.sent(sample, (7, 0), 5.0)
     assert not rhythm.is_due(sample, (7, 0), 6.0)
     assert rhythm.is_due(sample, (7, 1), 6.0)
+
+
+def test_report_often_while_something_stirs(make_guest) -> None:
+    """A move under way and stalls are worth a report each 250 ms, however long the period and still the sizes."""
+    rhythm, sample = ReportRhythm(60.0), make_guest().sample()
+    rhythm.sent(sample, None, 5.0)
+    assert not rhythm.is_due(sample, None, 5.24, stirred=True)
+    assert rhythm.is_due(sample, None, 5.25, stirred=True)
+    assert not rhythm.is_due(sample, None, 5.25, stirred=False)

@@ -153,6 +153,7 @@ def test_the_second_start_finds_what_the_first_found() -> None:
     subprocess.run([sys.executable, "-S", "-c", code, *search_path()], check=True)
 
 
+@pytest.mark.skipif(not hasattr(sys, "orig_argv"), reason="Python 3.9 does not keep the words it was started with")
 def test_one_process_only(daemon: Daemon) -> None:
     """Starting over keeps the process: the service manager's MainPID serves, without runpy in its command line."""
     words = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes().split(b"\0")

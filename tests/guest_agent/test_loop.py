@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import socket
@@ -30,7 +29,7 @@ def test_port_is_searched_with_patience(rig: Rig) -> None:
         tries += [second] * (rig.port.tried - len(tries))
         rig.loop.turn(0)
         rig.clock.seconds += 1.0
-    assert [later - earlier for earlier, later in itertools.pairwise(tries)][:5] == [1, 2, 4, 5, 5]
+    assert [later - earlier for earlier, later in zip(tries, tries[1:])][:5] == [1, 2, 4, 5, 5]
     assert rig.said == ["port scripted: No such file; ask the test"]
     rig.port.open_error = None
     rig.clock.seconds += 5.0

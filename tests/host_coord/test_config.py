@@ -80,6 +80,7 @@ budget = "8GiB"
 reserve = "2GiB"
 headroom = "0M"
 slider = 80
+report_ms = 2000
 stop_policy = "deflate"
 control = "/run/b/c.sock"
 control_group = "operators"
@@ -105,6 +106,7 @@ start_when_it_fits = false
         reserve_kib=2 * GIB,
         headroom_kib=0,
         slider=80,
+        report_ms=2000,
         demand_model=DemandModel.HYPERV,
         stop_policy=StopPolicy.DEFLATE,
         control_path="/run/b/c.sock",
@@ -195,6 +197,7 @@ def test_bad_guest_value_is_refused(tmp_path: Path, line: str, key: str, value: 
     ("text", "key", "allowed"),
     [
         ('[host]\nstop_policy = "explode"\n', "[host] stop_policy", '"leave" or "deflate"'),
+        ("[host]\nreport_ms = 249\n", "[host] report_ms", "from 250 to 60000"),
         ("[host]\nslider = -1\n", "[host] slider", "from 0 to 100"),
         ("[host]\nslider = 101\n", "[host] slider", "from 0 to 100"),
         ("[host]\nslider = 25.0\n", "[host] slider", "a whole number"),

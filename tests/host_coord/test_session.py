@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ballonet_host_coord import session as session_module
 from ballonet_host_coord.model import LinkState
-from ballonet_host_coord.session import KIB, NOBODY
+from ballonet_host_coord.session import KIB, NOBODY, AgentSession
 from ballonet_protocol import (
     AGENT,
     AckStatus,
@@ -37,7 +37,7 @@ from ballonet_protocol.limits import (
     RESYNC_EVERY_S,
 )
 
-from .builders import MIB
+from .builders import MIB, CountedRandomness
 from .talk import MEMORY, RAM_KIB, Channel, refuse
 
 
@@ -67,6 +67,17 @@ def test_hello_is_repeated_with_growing_patience():
     assert waits[-1] == HELLO_LONGEST_S
     assert channel.facts.detail == NOBODY
     assert channel.facts.link is LinkState.OPENING
+
+
+def test_hello_asks_for_the_period():
+    """The agent is asked for the operator's period, and what it answers is what its reports are judged by."""
+    session = AgentSession(CountedRandomness(), report_ms=5000)
+    session.attached(RAM_KIB, 0.0)
+    agent = Connection(AGENT)
+    agent.receive_data(session.take_output())
+    hello = agent.next_message()
+    assert isinstance(hello, Hello)
+    assert hello.limits.report_ms == 5000
 
 
 def test_early_tick_does_nothing():

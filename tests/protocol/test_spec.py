@@ -75,7 +75,7 @@ def _as_written(field: Field) -> list[str]:
 def _check_fields(record_type: type[Record], section: str) -> None:
     rows = _rows(section)
     assert [row[:5] for row in rows] == [_as_written(field) for field in record_type.FIELDS]
-    for row, field in zip(rows, record_type.FIELDS, strict=True):
+    for row, field in zip(rows, record_type.FIELDS):
         assert row[5], f"{row[0]} has no meaning"
         named = row[5].rpartition(": ")[2]
         assert ENUMS.get(named) is field.choices

@@ -110,7 +110,8 @@ class Agent:
             self._balloon_command(message, sample, now)
         if message is not None:
             self._read_messages(now)
-        if self.session.live and self._rhythm.is_due(sample, self.consent.state, now.monotonic_s):
+        stirred = self.consent.moving or self.watch.pressed(now.monotonic_s)
+        if self.session.live and self._rhythm.is_due(sample, self.consent.state, now.monotonic_s, stirred):
             self._send_report(sample, now)
         return self._finish()
 
@@ -305,7 +306,7 @@ class Agent:
     # ---- a new sample ------------------------------------------------------------------------------------------
 
     def _observe(self, sample: Sample, now: Instant) -> None:
-        if self._rhythm.changed(sample, self.consent.state) or self.consent.shrinking:
+        if self._rhythm.changed(sample, self.consent.state) or self.consent.moving:
             self.watch.attend(now.monotonic_s)
         granted_bytes = self.consent.granted_bytes(now.boottime_s)
         granted_kib = None if granted_bytes is None else granted_bytes // 1024

@@ -94,7 +94,11 @@ class LineBudget(Budget):
 
 
 class ReportRhythm:
-    """A REPORT each period, and sooner when the guest has changed."""
+    """A REPORT each period while the guest is quiet, and each 250 ms while it changes, moves or stalls.
+
+    Quiet: within 2 % of what was reported last, no move under way, no stall in the last seconds. The period is the
+    host's to set, from 250 ms to a minute; a guest that is not quiet is as often heard whatever it says.
+    """
 
     def __init__(self, period_s: float) -> None:
         self.period_s = period_s
@@ -123,11 +127,11 @@ class ReportRhythm:
         )
         return any(a is not None and b is not None and abs(a - b) > enough_kib for a, b in pairs)
 
-    def is_due(self, sample: Sample, state: tuple[int, int] | None, now_s: float) -> bool:
-        """Should this sample be reported now?"""
+    def is_due(self, sample: Sample, state: tuple[int, int] | None, now_s: float, stirred: bool = False) -> bool:
+        """Should this sample be reported now? `stirred`: a move is under way or tasks stall."""
         if self._sent_s is None or now_s >= self._sent_s + self.period_s:
             return True
-        return now_s >= self._sent_s + REPORT_CLOSEST_S and self.changed(sample, state)
+        return now_s >= self._sent_s + REPORT_CLOSEST_S and (stirred or self.changed(sample, state))
 
     def sent(self, sample: Sample, state: tuple[int, int] | None, now_s: float) -> None:
         """This sample was reported now."""

@@ -78,9 +78,14 @@ class Consent:
         return None if self.status is None else (self.gen, self.status)
 
     @property
+    def moving(self) -> bool:
+        """Is a live command still on its way?"""
+        return self.live and self.status == MoveStatus.WORKING
+
+    @property
     def shrinking(self) -> bool:
         """Is a live INFLATE still on its way?"""
-        return self.live and self.inflating and self.status == MoveStatus.WORKING
+        return self.moving and self.inflating
 
     def answer(self, command: Inflate | Deflate, view: View, boottime_s: float) -> Answer:
         """Decide on a command, and remember the decision."""

@@ -5,7 +5,7 @@ same key of an earlier file, and each key remembers its file), *normalize* turns
 below, *validate* checks values against each other. A fault never stops the search for further ones, and nothing
 is touched before all three have passed.
 
-    [host]        budget reserve headroom slider stop_policy control control_group state record
+    [host]        budget reserve headroom slider report_ms stop_policy control control_group state record
     [demand]      model
     [defaults]    what every guest has that does not say otherwise: any guest key but qmp and channel
     [guest.NAME]  qmp channel minimum startup maximum weight buffer overhead
@@ -26,6 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ballonet_protocol.limits import REPORT_LEAST_MS, REPORT_MOST_MS
 from ballonet_protocol.units import parse_size
 
 from .booking import budget_kib, headroom_kib
@@ -253,6 +254,7 @@ HOST_KEYS: _Table = {
     "reserve": ("reserve_kib", _size_or_nothing),
     "headroom": ("headroom_kib", _size_or_nothing),
     "slider": ("slider", _whole(0, MOST_SLIDER)),
+    "report_ms": ("report_ms", _whole(REPORT_LEAST_MS, REPORT_MOST_MS)),
     "stop_policy": ("stop_policy", _one_of(StopPolicy)),
     "control": ("control_path", _socket),
     "control_group": ("control_group", _text),

@@ -76,7 +76,9 @@ class Coordinator:
         self._host_watch = HostWatch()
         self._attendants = {
             guest.name: Attendant(
-                GuestRecord(guest, AgentSession(randomness), self.ledger, observe), hypervisor.vm(guest.name), self
+                GuestRecord(guest, AgentSession(randomness, settings.host.report_ms), self.ledger, observe),
+                hypervisor.vm(guest.name),
+                self,
             )
             for guest in settings.guests
         }

@@ -43,6 +43,10 @@ __all__ = [
 
 SNAPSHOT_VERSION = 1
 
+QUIET_REPORT_MS = 4000
+"""A quiet guest's word is good for three periods (I3), so at 4 s no shrink waits for a report, and a quarter of the
+frames will do. What needs an answer does not wait: an agent reports a change at once, and asks when it is short."""
+
 
 # --- what the operator asked for ------------------------------------------------------------------------
 
@@ -96,6 +100,8 @@ class HostSettings:
     slider: int = DEFAULT_SLIDER
     """Performance (0) to density (100)."""
     demand_model: DemandModel = DemandModel.BALLONET
+    report_ms: int = QUIET_REPORT_MS
+    """How often an agent reports whose guest does not change; one that does reports up to four times a second."""
     stop_policy: StopPolicy = StopPolicy.LEAVE
     control_path: str = "/run/ballonet/control.sock"
     control_group: str | None = None

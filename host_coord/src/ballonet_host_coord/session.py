@@ -104,8 +104,9 @@ class _Request:
 class AgentSession:
     """One conversation after another with one guest's agent."""
 
-    def __init__(self, randomness: Randomness) -> None:
+    def __init__(self, randomness: Randomness, report_ms: int = REPORT_MS) -> None:
         self._random = randomness
+        self._report_ms = report_ms
         self._connection = Connection(COORDINATOR)
         self._attached = False
         self._link = LinkState.NONE
@@ -304,7 +305,7 @@ class AgentSession:
                 inflight=INFLIGHT_MOST,
                 heartbeat_ms=int(HEARTBEAT_S * 1000),
                 dead_ms=int(DEAD_S * 1000),
-                report_ms=REPORT_MS,
+                report_ms=self._report_ms,
             ),
         )
         self._queue(self._connection.open_session(self._random.session_id(), hello), now_s)

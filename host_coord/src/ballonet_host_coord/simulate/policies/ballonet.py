@@ -31,6 +31,7 @@ from ballonet_host_coord.booking import book, headroom_kib
 from ballonet_host_coord.demand import Estimate, demand_at, observe, remember
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
+    QUIET_REPORT_MS,
     AgentFacts,
     AskInflate,
     Command,
@@ -61,8 +62,8 @@ ANSWER_S = 0.02
 MOVING_S = 0.25
 """How often the service looks at a balloon under way, and how often such a guest's agent reports."""
 
-QUIET_S = 4.0
-"""How often a quiet guest reports. Its word may be used for three periods (I3), so none is too old to shrink it by."""
+QUIET_S = QUIET_REPORT_MS / 1000
+"""How often a quiet guest reports, as the service asks its agents to."""
 
 CALM_S = 10.0
 """The service turns each second. Nobody lacks anything meanwhile, and surplus is not shared anew for a few seconds."""
