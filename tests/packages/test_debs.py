@@ -6,11 +6,11 @@ import json
 import re
 import shutil
 import subprocess
-import tomllib
 from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from .conftest import BINARIES, ROOT, SYSTEM_PATH, Need
 

@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+import tomllib
 from packaging.metadata import Metadata
 
 from .conftest import ROOT

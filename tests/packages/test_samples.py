@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from ballonet_guest_agent import config as agent
 from ballonet_host_coord import config as host
