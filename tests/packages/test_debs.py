@@ -211,6 +211,25 @@ def test_systemd_understands_the_unit(unit: str, unpacked: Path, tmp_path: Path,
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_the_coordinator_looks_into_a_process(environment: dict[str, str]) -> None:
+    """With Debian's trio, older than the development one, the packaged coordinator reads a process's memory."""
+    code = (
+        "import os, trio\n"
+        "from ballonet_host_coord.clock import SystemClock\n"
+        "from ballonet_host_coord.host_memory import ProcHostMemory\n"
+        "async def look():\n"
+        "    memory = ProcHostMemory(SystemClock())\n"
+        "    await memory.look(os.getpid(), 1024)\n"
+        "    return memory.residency(os.getpid(), 1024)\n"
+        "print(trio.run(look).overhead_kib)\n"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
 def test_commands_run_from_the_packages(environment: dict[str, str], unpacked: Path) -> None:
     """On Debian's Python and libraries alone, each command answers, and the agent reads this machine."""
     for command in COMMANDS.values():
