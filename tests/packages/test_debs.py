@@ -189,6 +189,8 @@ def test_the_port_starts_the_agent(unpacked: Path) -> None:
     assert unit.endswith("[Install]\n")
     assert {"Type=notify", "User=_ballonet-agent"} <= set(unit.splitlines())
     assert re.search(r"^WatchdogSec=\d+$", unit, re.MULTILINE)
+    # The journal reads the level in front of each line, unless it is told not to.
+    assert "SyslogLevelPrefix" not in unit
     assert 'ATTR{name}=="org.ballonet.agent.0"' in rule
     assert 'ENV{SYSTEMD_WANTS}="ballonet-guest-agent.service"' in rule
     assert 'GROUP="_ballonet-agent"' in rule
