@@ -115,7 +115,9 @@ def test_clean_takes_away_what_the_tools_leave(tmp_path: Path) -> None:
         assert folder.rstrip("/") in said
 
 
-@pytest.mark.parametrize("target", ["venv", "demo", "test", "test-fast", "matrix", "bench", "fuzz", "image", "clean", "deb", "dist"])
+@pytest.mark.parametrize(
+    "target", ["venv", "demo", "test", "test-fast", "matrix", "bench", "fuzz", "image", "clean", "deb", "dist"]
+)
 def test_target_exists(target: str) -> None:
     """Every target that the documents promise has a rule."""
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
