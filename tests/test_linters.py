@@ -98,12 +98,13 @@ def _imports_at_run_time(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, int]]:
 
 def test_ruff() -> None:
     """Every Python file passes the lint rules of pyproject.toml."""
-    _run(str(BIN / "ruff"), "check", "--quiet", "--output-format=concise", *SOURCES, "tests")
+    _run(str(BIN / "ruff"), "check", "--quiet", "--output-format=concise", *SOURCES, "tests", "packaging")
 
 
 def test_mypy() -> None:
-    """All three distributions type-check under mypy --strict."""
+    """All three distributions type-check under mypy --strict, and what makes their pages and completions."""
     _run(sys.executable, "-m", "mypy", *SOURCES)
+    _run("env", "MYPYPATH=packaging", sys.executable, "-m", "mypy", "packaging/generate.py")
 
 
 def test_import_contracts() -> None:

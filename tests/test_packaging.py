@@ -28,8 +28,8 @@ PROJECTS = {
 # What each wheel must carry besides its modules: without them it installs, and then does not work.
 DATA = {
     "protocol": ["vectors/*.json", "vectors/README.md"],
-    "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers"],
-    "host_coord": ["share/*.service", "demo/share/*"],
+    "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers", "share/*.conf"],
+    "host_coord": ["share/*.service", "share/*.toml", "demo/share/*"],
 }
 
 
