@@ -73,7 +73,7 @@ def give_back(rehearse: Callable[[], object]) -> None:
     `rehearse` does once what the agent will do in need. Programs and libraries are read from the disk again where they
     are needed; the rehearsal is when that happens, so that a guest that thrashes later finds those pages in memory.
     """
-    # The import system keeps a listing of each folder that it has searched.
+    # The import system keeps a listing of each folder that it has searched. Now, so that what follows uses the room.
     sys.path_importer_cache.clear()
     for start, end in droppable(_lines("/proc/self/smaps")):
         drop_pages(start, end - start)
