@@ -68,9 +68,9 @@ assert lean_msgpack()
 from ballonet_protocol import RemoteProtocolError, Ping
 from ballonet_protocol._codec import decode_message
 for inside in (b"\\xd4\\x05\\x00", b"\\xd6\\xff\\x00\\x00\\x00\\x01", b"\\xc0", b"\\xc7\\x00\\x07"):
-    for key in (b"t", b"x"):
+    for start in (b"\\x81\\xa1t", b"\\x82\\xa1t\\x07\\xa1x"):
         try:
-            decode_message(Ping, 1, b"\\x81\\xa1" + key + inside)
+            decode_message(Ping, 1, start + inside)
         except RemoteProtocolError as error:
             print(error.code.name)
 print(decode_message(Ping, 1, b"\\x81\\xa1t\\x07").token)
