@@ -23,6 +23,9 @@ from ballonet_protocol import COORDINATOR, Connection, Hello, Ping, Report
 
 NAME = "sample_cost"
 SAMPLES, QUICK_SAMPLES = 2000, 200
+COLD_SAMPLES, QUICK_COLD_SAMPLES = 30, 3
+COLD_S = 1.0
+"""How long a real agent sleeps between two samples; meanwhile others use the processor's caches."""
 FILES = ("/proc/meminfo", "/proc/vmstat", "/proc/pressure/memory")
 PING_EVERY = 3
 TURNS = 2
@@ -41,15 +44,16 @@ class Clock:
 
 def measure(findings: Findings, quick: bool) -> None:
     """CPU time of the real loop over a Unix socket on this machine's /proc, a second of the agent's time per sample."""
-    count = QUICK_SAMPLES if quick else SAMPLES
-    with tempfile.TemporaryDirectory(prefix="ballonet-") as folder:
-        seconds = _seconds_of_an_agent(Path(folder, "agent.sock"), count)
-    work = findings.add(NAME, "wake-ups, sample, report", "us", seconds)
-    reads = findings.add(NAME, "reading the three files, by itself", "us", _reading(count))
-    findings.ratio(NAME, "all of it / reading", work, reads)
+    warm, cold = (QUICK_SAMPLES, QUICK_COLD_SAMPLES) if quick else (SAMPLES, COLD_SAMPLES)
+    for label, count, pause_s in (("one after another", warm, 0.0), ("asleep in between", cold, COLD_S)):
+        with tempfile.TemporaryDirectory(prefix="ballonet-") as folder:
+            seconds = _seconds_of_an_agent(Path(folder, "agent.sock"), count, pause_s)
+        work = findings.add(NAME, f"wake-ups, sample, report; {label}", "us", seconds)
+        reads = findings.add(NAME, f"reading the three files; {label}", "us", _reading(count, pause_s))
+        findings.ratio(NAME, f"all of it / reading; {label}", work, reads)
 
 
-def _seconds_of_an_agent(path: Path, count: int) -> list[float]:
+def _seconds_of_an_agent(path: Path, count: int, pause_s: float) -> list[float]:
     clock = Clock()
     agent = Agent(AgentSettings(), Identity(bytes(16), os.sysconf("SC_PAGE_SIZE")))
     loop = Loop(agent, UnixPort(str(path)), Procfs(), PsiTriggers("/nowhere"), clock, lambda _level, _text: None)
@@ -65,6 +69,7 @@ def _seconds_of_an_agent(path: Path, count: int) -> list[float]:
                 clock.seconds += 1.0
                 if number % PING_EVERY == 0 and agent.session.live:
                     client.sendall(host.send(Ping(token=number)))
+                time.sleep(pause_s)
                 took_us = _timed(lambda: loop.turn(0))
                 reports = _hear(client, host)
                 took_us += sum(_timed(lambda: loop.turn(0)) for _ in range(TURNS - 1))
@@ -92,7 +97,7 @@ def _hear(client: socket.socket, host: Connection) -> int:
     return reports
 
 
-def _reading(count: int) -> list[float]:
+def _reading(count: int, pause_s: float) -> list[float]:
     """The same files, opened once and read from their start, as the agent does it; nothing is parsed."""
     kept = [os.open(path, os.O_RDONLY) for path in FILES if os.path.exists(path)]
 
@@ -100,8 +105,12 @@ def _reading(count: int) -> list[float]:
         for fd in kept:
             os.pread(fd, 16384, 0)
 
+    found = []
     try:
-        return [_timed(read) for _ in range(count)]
+        for _ in range(count):
+            time.sleep(pause_s)
+            found.append(_timed(read))
+        return found
     finally:
         for fd in kept:
             os.close(fd)
