@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from ballonet_protocol import (
     VmReport,
     limits,
 )
+from ballonet_protocol._enums import IntEnum
 from ballonet_protocol._framing import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_WIRE_BYTES
 from ballonet_protocol._messages import CAPABILITIES, EVENTS, REQ, RSP
 from ballonet_protocol._records import BIN, INT, MAX_INT, RANGE, TEXT, TEXTS, Field

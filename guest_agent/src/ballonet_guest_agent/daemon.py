@@ -12,11 +12,13 @@ import ballonet_guest_agent
 from ballonet_guest_agent.actions import Identity, trigger_us
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import DEFAULT_PATH, PORTS_ALLOWED, AgentSettings, check_port, parse_config
+from ballonet_guest_agent.diet import give_back
 from ballonet_guest_agent.libc import lock_memory
 from ballonet_guest_agent.loop import Loop
 from ballonet_guest_agent.notify import log
 from ballonet_guest_agent.procfs import Procfs
 from ballonet_guest_agent.psi import PRESENT
+from ballonet_guest_agent.rehearsal import rehearse
 from ballonet_guest_agent.triggers import PsiTriggers
 from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD
 
@@ -85,10 +87,6 @@ def run_daemon(settings: AgentSettings, port: str, problems: list[str]) -> int:
     """Serve until a signal. The exit code."""
     for problem in problems:
         log(4, f"{problem} (the default is in force)")
-    if settings.lock_memory:
-        reason = lock_memory()
-        if reason is not None:
-            log(5, f"memory not locked: {reason}")
     procfs = Procfs(settings.proc_root, settings.sys_root)
     triggers = PsiTriggers(procfs.psi_path)
     reason = triggers.arm(trigger_us(DEFAULT_SOME_PERMYRIAD), trigger_us(DEFAULT_FULL_PERMYRIAD))
@@ -101,7 +99,13 @@ def run_daemon(settings: AgentSettings, port: str, problems: list[str]) -> int:
         version=ballonet_guest_agent.__version__,
         has_psi_trigger=reason is None,
     )
-    return Loop(Agent(settings, identity), make_port(settings, port), procfs, triggers).run()
+    loop = Loop(Agent(settings, identity), make_port(settings, port), procfs, triggers)
+    give_back(lambda: rehearse(settings, identity, procfs.sample()))
+    if settings.lock_memory:
+        reason = lock_memory()
+        if reason is not None:
+            log(5, f"memory not locked: {reason}")
+    return loop.run()
 
 
 def main(arguments: list[str]) -> int:
