@@ -22,6 +22,8 @@ def test_linux_6_1() -> None:
         swap_in_pages=256,
         swap_out_pages=12288,
         direct_scan_pages=40960,
+        kswapd_scan_pages=204800,
+        restored_pages=4,
         alloc_stalls=12,
         oom_kills=1,
         balloon_inflated_pages=131072,

@@ -15,6 +15,7 @@ from ballonet_guest_agent.config import DEFAULT_PATH, PORTS_ALLOWED, AgentSettin
 from ballonet_guest_agent.libc import lock_memory
 from ballonet_guest_agent.loop import Loop
 from ballonet_guest_agent.notify import log
+from ballonet_guest_agent.oom_score import protect_from_oom
 from ballonet_guest_agent.procfs import Procfs
 from ballonet_guest_agent.triggers import PsiTriggers
 from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD
@@ -62,6 +63,9 @@ def run_daemon(settings: AgentSettings, port: str, problems: list[str]) -> int:
         reason = lock_memory()
         if reason is not None:
             log(5, f"memory not locked: {reason}")
+    reason = protect_from_oom(settings.proc_root)
+    if reason is not None:
+        log(5, f"OOM score not set: {reason}")
     procfs = Procfs(settings.proc_root, settings.sys_root)
     triggers = PsiTriggers(procfs.psi_path)
     reason = triggers.arm(trigger_us(DEFAULT_SOME_PERMYRIAD), trigger_us(DEFAULT_FULL_PERMYRIAD))

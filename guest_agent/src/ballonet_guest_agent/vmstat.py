@@ -15,6 +15,8 @@ class VmStat(Value):
     swap_in_pages: int | None = None
     swap_out_pages: int | None = None
     direct_scan_pages: int | None = None
+    kswapd_scan_pages: int | None = None
+    restored_pages: int | None = None
     alloc_stalls: int | None = None
     oom_kills: int | None = None
     balloon_inflated_pages: int | None = None
@@ -29,6 +31,7 @@ _LINES = {
     "pswpin": "swap_in_pages",
     "pswpout": "swap_out_pages",
     "pgscan_direct": "direct_scan_pages",
+    "pgscan_kswapd": "kswapd_scan_pages",
     "oom_kill": "oom_kills",
     "balloon_inflate": "balloon_inflated_pages",
     "balloon_deflate": "balloon_deflated_pages",
@@ -40,7 +43,8 @@ _LINES = {
 def parse_vmstat(text: str) -> VmStat:
     """Parse "name 123" lines by name, never by position. Never raises.
 
-    `alloc_stalls` is the sum of all `allocstall*`; before 4.8 `pgscan_direct` was one counter per zone, and the
+    `restored_pages` are refaults of pages that had been in use when they were evicted, of both kinds (one line before
+    5.9). `alloc_stalls` is the sum of all `allocstall*`; before 4.8 `pgscan_direct` was one counter per zone, and the
     zones are added up (`pgscan_direct_throttle` counts something else and stays out).
     """
     found: dict[str, int] = {}
@@ -52,6 +56,10 @@ def parse_vmstat(text: str) -> VmStat:
             count = parse_count(digits)
             if count is not None and field not in found:
                 found[field] = count
+        elif name.startswith("workingset_restore"):
+            count = parse_count(digits)
+            if count is not None:
+                found["restored_pages"] = found.get("restored_pages", 0) + count
         elif name.startswith("allocstall"):
             count = parse_count(digits)
             if count is not None:
