@@ -120,9 +120,7 @@ def _add_thrash_figures(
         add(NAME, f"{kind} faults between trigger and write, all triggers", "count", [sum(seen)])
 
 
-def _add_guest_figures(
-    house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted
-) -> None:
+def _add_guest_figures(house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted) -> None:
     add = house.findings.add
     triggers = stamped["triggers"]
     written = [(at, then) for at, then, _ in triggers if then is not None]

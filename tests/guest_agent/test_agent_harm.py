@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ballonet_guest_agent.actions import Instant
 from ballonet_guest_agent.want import comfort_kib
 from ballonet_protocol import (
     AckStatus,
@@ -216,3 +217,15 @@ def test_agreed_size_may_be_missed_by_a_little(stage) -> None:
     stage.guest.anon_kib += 19 * MIB
     stage.guest.used_kib += 19 * MIB
     assert only(stage.wait(2), Demand) == []
+
+
+def test_held_up_clocks_are_no_sleep(stage) -> None:
+    """Two clocks that were read with a second between them, in whatever input: no wake-up, the consent stands."""
+    stage.open()
+    stage.inflate(600 * MIB)
+    late = Instant(stage.monotonic_s + 1.0, stage.monotonic_s)
+    stage.do(stage.agent.tick(late))
+    stage.monotonic_s += 1.0
+    stage.do(stage.agent.tick(stage.now))
+    assert stage.agent.consent.live
+    assert not any("woke up" in text for text in stage.logs)
