@@ -141,6 +141,8 @@ class Guarded(RuleBasedStateMachine):
         gen = max(1, self.newest_gen + step)
         heard = self.stage.deflate(target_mib * MIB, gen=gen)
         for ack in [message for message in heard if isinstance(message, BalloonAck)]:
+            if ack.effective_bytes is not None and ack.effective_bytes < self.stage.guest.size_kib * 1024:
+                assert ack.effective_bytes >= computed_floor_kib(960 * MIB, 1024 * MIB) * 1024
             if gen > self.newest_gen:
                 assert ack.status in (AckStatus.ACCEPTED, AckStatus.CLAMPED)
                 self.consented_gen = None
@@ -202,11 +204,11 @@ class Guarded(RuleBasedStateMachine):
             return
         stage = self.stage
         if not stage.agent.session.live or self.slept:
-            assert not stage.agent.consent.live
+            assert not (stage.agent.consent.live and stage.agent.consent.inflating)
         if stage.agent.consent.live:
             left_s = stage.agent.consent.lease_left_s(stage.now.boottime_s)
             assert left_s is not None
-            assert left_s <= 30.0
+            assert left_s <= 30.001
 
 
 Guarded.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -70,6 +70,16 @@ def test_deflate_is_only_clamped_to_ram() -> None:
     assert (answer.status, answer.effective_bytes, answer.why) == (AckStatus.CLAMPED, 1024 * MIB, AckWhy.ABOVE_RAM)
 
 
+def test_a_grant_is_no_consent_to_take() -> None:
+    """A DEFLATE below the present size names no size that an INFLATE could not have; nor is its gen an INFLATE's."""
+    consent = Consent()
+    answer = consent.answer(deflate(0), QUIET, 0.0)
+    assert (answer.status, answer.effective_bytes, answer.why) == (AckStatus.CLAMPED, 300 * MIB, AckWhy.FLOOR)
+    same_gen = consent.answer(inflate(0), QUIET, 0.0)
+    assert (same_gen.status, same_gen.effective_bytes) == (AckStatus.DUPLICATE, 800 * MIB)
+    assert consent.answer(deflate(100, gen=2), view(present_bytes=90 * MIB), 0.0).effective_bytes == 100 * MIB
+
+
 @pytest.mark.fault(23)
 def test_gen_same_is_duplicate_with_todays_value() -> None:
     """A repeated command has no new effect; its answer is what is agreed now, also after the floor was raised."""

@@ -22,6 +22,7 @@ from ballonet_host_coord.demo.machine import (
     command_line,
     machine_folder,
     open_machine,
+    sockets_open,
 )
 from ballonet_protocol import (
     COORDINATOR,
@@ -258,16 +259,13 @@ async def restored(name: str, snapshot: Path, image: Any, accelerator: str, pare
     machine = Machine(spec, folder, process)
     try:
         with trio.fail_after(WITHIN_S):
-            while not machine.monitor_path.exists():
-                await trio.sleep(0.05)
+            await sockets_open(machine)
             async with json_lines(machine.monitor_path) as peer:
                 machine.monitor = Monitor(peer)
                 await machine.monitor.call("qmp_capabilities")
-                while (await machine.monitor.call("query-status"))["status"] in ("inmigrate", "paused"):
-                    with trio.move_on_after(0.1):
-                        await trio.sleep_forever()
-                    if (await machine.monitor.call("query-status"))["status"] == "paused":
-                        await machine.monitor.call("cont")
+                while (await machine.monitor.call("query-status"))["status"] == "inmigrate":
+                    await trio.sleep(0.1)
+                await machine.monitor.call("cont")
         yield machine
     finally:
         machine.kill()

@@ -8,7 +8,10 @@
              below the floor        clamped   floor       refused when the floor is not below the present size
              below what cannot move clamped   pressure    report.unmovable_kib: below it the OOM killer makes room
              else                   accepted
-    DEFLATE  older gen -> stale;  same gen -> duplicate;  above RAM -> clamped;  else accepted
+    DEFLATE  older gen -> stale;  same gen -> duplicate;  above RAM -> clamped;  below what an INFLATE may have and
+             below the present size -> clamped to the lower of the two;  else accepted
+
+One gen names one command: an INFLATE under the gen of a DEFLATE is a duplicate with the present size, and the reverse.
 
 A consent is live until its lease (`ttl`, in CLOCK_BOOTTIME: suspended time counts) runs out, a newer gen comes, a
 DEMAND is sent, the session changes or the coordinator is silent for too long. A consent that has ended does not come
@@ -115,7 +118,7 @@ class Consent:
     def _repeated(self, command: Inflate | Deflate, view: View, boottime_s: float) -> Answer:
         """Today's value: what was agreed to, no lower than what would be agreed to now."""
         present = view.ram_bytes if view.present_bytes is None else view.present_bytes
-        if not self.live or self.effective_bytes is None:
+        if not self.live or self.effective_bytes is None or isinstance(command, Inflate) != self.inflating:
             return Answer(self.gen, AckStatus.DUPLICATE, present, self._why)
         self._begin_lease(command, boottime_s)
         effective, why = self.effective_bytes, self._why
@@ -131,6 +134,11 @@ class Consent:
             return self._judge(command.target_bytes, view)
         if command.target_bytes > view.ram_bytes:
             return AckStatus.CLAMPED, view.ram_bytes, AckWhy.ABOVE_RAM
+        least = max(view.floor_bytes, view.unmovable_bytes)
+        if view.present_bytes is not None:
+            least = min(least, view.present_bytes)
+            if command.target_bytes < least:
+                return AckStatus.CLAMPED, least, AckWhy.FLOOR
         return AckStatus.ACCEPTED, command.target_bytes, AckWhy.NONE
 
     def _judge(self, target_bytes: int, view: View) -> tuple[AckStatus, int, AckWhy]:
