@@ -8,8 +8,7 @@
              below the floor        clamped   floor       refused when the floor is not below the present size
              below what cannot move clamped   pressure    report.unmovable_kib: below it the OOM killer makes room
              else                   accepted
-    DEFLATE  older gen -> stale;  same gen -> duplicate;  above RAM -> clamped;  below what an INFLATE may have and
-             below the present size -> clamped to the lower of the two;  else accepted
+    DEFLATE  older gen -> stale;  same gen -> duplicate;  above RAM -> clamped;  else accepted
 
 One gen names one command: an INFLATE under the gen of a DEFLATE is a duplicate with the present size, and the reverse.
 
@@ -134,11 +133,6 @@ class Consent:
             return self._judge(command.target_bytes, view)
         if command.target_bytes > view.ram_bytes:
             return AckStatus.CLAMPED, view.ram_bytes, AckWhy.ABOVE_RAM
-        least = max(view.floor_bytes, view.unmovable_bytes)
-        if view.present_bytes is not None:
-            least = min(least, view.present_bytes)
-            if command.target_bytes < least:
-                return AckStatus.CLAMPED, least, AckWhy.FLOOR
         return AckStatus.ACCEPTED, command.target_bytes, AckWhy.NONE
 
     def _judge(self, target_bytes: int, view: View) -> tuple[AckStatus, int, AckWhy]:
