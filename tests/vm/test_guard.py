@@ -164,15 +164,18 @@ def seen(image, accelerator, play) -> Seen:
         with machine_folder() as folder:
             spec = MachineSpec("guard", RAM_KIB, waiting=False)
             snapshot = folder / "snapshot"
-            async with open_machine(spec, image, accelerator, folder) as machine:
-                async with machine.guest() as guest, connected(machine) as host:
-                    await guest.run(f"until systemctl is-active --quiet {UNIT}; do sleep 0.1; done")
-                    await host.greet()
-                    await it_thrashes(seen, guest, host)
-                    await its_wall_clock_steps(seen, guest, host)
-                    await it_is_paused(seen, machine, host)
-                    await it_sleeps(seen, machine, guest, host)
-                    await it_is_saved(machine, snapshot)
+            async with (
+                open_machine(spec, image, accelerator, folder) as machine,
+                machine.guest() as guest,
+                connected(machine) as host,
+            ):
+                await guest.run(f"until systemctl is-active --quiet {UNIT}; do sleep 0.1; done")
+                await host.greet()
+                await it_thrashes(seen, guest, host)
+                await its_wall_clock_steps(seen, guest, host)
+                await it_is_paused(seen, machine, host)
+                await it_sleeps(seen, machine, guest, host)
+                await it_is_saved(machine, snapshot)
             for name in ("first", "second"):
                 async with restored(name, snapshot, image, accelerator, folder) as clone, connected(clone) as host:
                     seen.clones.append((await host.greet(), await host.agreed(), await host.next(Report)))
