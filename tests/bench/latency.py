@@ -62,7 +62,7 @@ async def measure(house: House) -> None:
     stamped = await house.fetch("probe.json")
     noted = [(at, total) for at, total in await house.fetch("stalls.json")]
     _add_guest_figures(house, held_ns, stamped, noted)
-    _add_thrash_figures(house, thrashed_ns, swapped_mib, stamped["triggers"])
+    _add_thrash_figures(house, thrashed_ns, swapped_mib, stamped["triggers"], stamped["demands"])
 
 
 async def _add_host_figures(house: House) -> None:
@@ -105,7 +105,7 @@ async def _thrash(house: House) -> tuple[tuple[float, float], float]:
 
 
 def _add_thrash_figures(
-    house: House, thrashed_ns: tuple[float, float], swapped_mib: float, triggers: list[Trigger]
+    house: House, thrashed_ns: tuple[float, float], swapped_mib: float, triggers: list[Trigger], demands: Noted
 ) -> None:
     """What the agent's way took while its guest did little but swap, and whether it waited for pages of its own."""
     add = house.findings.add
@@ -114,6 +114,9 @@ def _add_thrash_figures(
     waits = [(then - at) / 1e6 for at, then, _ in within if then is not None]
     add(NAME, "thrashing: PSI trigger -> DEMAND written", "ms", waits, "no trigger fired")
     add(NAME, "thrashing: triggers without a DEMAND of their own", "count", [len(within) - len(waits)])
+    nexts = [min((then for then, _ in demands if then >= at), default=None) for at, _, _ in within]
+    late = [(then - at) / 1e6 for (at, _, _), then in zip(within, nexts, strict=True) if then is not None]
+    add(NAME, "thrashing: PSI trigger -> next DEMAND written", "ms", late, "no DEMAND followed")
     add(NAME, "thrashing: swap read back", "MiB/s", [swapped_mib])
     for kind, index in (("major", 0), ("minor", 1)):
         seen = [float(faults[index]) for _, _, faults in triggers]
