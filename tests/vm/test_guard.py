@@ -295,8 +295,6 @@ def test_it_asks_while_its_guest_thrashes(seen):
     assert [demand for demand in of(seen.thrashing, Demand) if demand.severity >= Severity.STALLING]
     assert seen.status_after["VmSwap"] == "0 kB"
     before, after = seen.major_faults
-    print(seen.major_faults, seen.swapped_pages, [(d.severity, d.why) for d in of(seen.thrashing, Demand)][:5])
-    print([(seen.status_after[n]) for n in ("VmLck", "VmRSS", "VmSwap")], seen.slept_ms)
     assert after - before <= MOST_MAJOR_FAULTS
 
 
