@@ -44,3 +44,23 @@ def test_a_real_process() -> None:
         "assert (reason, after) == (None, '-900' if before == '0' else before) or 'ermi' in reason, (reason, after)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_daemon_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that nobody protects does so before it serves."""
+    from ballonet_guest_agent import daemon
+    from ballonet_guest_agent.config import AgentSettings
+
+    class Served:
+        def __init__(self, *_parts: object) -> None:
+            return
+
+        def run(self) -> int:
+            return 7
+
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/oom_score_adj").write_text("0\n")
+    monkeypatch.setattr(daemon, "Loop", Served)
+    settings = AgentSettings(proc_root=str(tmp_path), sys_root=str(tmp_path), lock_memory=False)
+    assert daemon.run_daemon(settings, "unix:/nowhere", []) == 7
+    assert (tmp_path / "self/oom_score_adj").read_text().startswith("-900")
