@@ -74,6 +74,7 @@ class Agent:
         self._commands = CommandBudget()
         self._flooded = False
         self._waiting: Message | None = None
+        self._fired: str | None = None
         self._ram_kib: int | None = None
         self._policy_gen = 0
         self._policy_floor_kib = 0
@@ -121,11 +122,11 @@ class Agent:
     def pressed(self, kind: str, now: Instant) -> list[Action]:
         """A PSI trigger fired: "some" or "full"; "poll" is a shell's own reading of the stall counter."""
         self._begin(now)
-        self.watch.note_harm(now.monotonic_s)
         if self.session.live:
-            severity = Severity.STARVING if kind == "full" else Severity.STALLING
-            self._asking.raise_(Harm(DemandWhy.PSI, severity))
-            self._sample_when_due(now)
+            self._fired = "full" if "full" in (kind, self._fired) else kind
+            self._take_sample()
+        else:
+            self.watch.note_harm(now.monotonic_s)
         return self._finish()
 
     def psi_lost(self, now: Instant) -> list[Action]:
@@ -134,6 +135,12 @@ class Agent:
         if self.watch.has_psi_trigger:
             self.watch.has_psi_trigger = False
             self.session.send_event("psi_lost", now)
+        return self._finish()
+
+    def psi_found(self, now: Instant) -> list[Action]:
+        """The PSI triggers are armed (again)."""
+        self._begin(now)
+        self.watch.has_psi_trigger = True
         return self._finish()
 
     def tick(self, now: Instant) -> list[Action]:
@@ -179,7 +186,7 @@ class Agent:
 
     def _forget(self) -> None:
         """Nobody is there any more: consent, harm and rhythm belonged to the conversation."""
-        self._waiting = None
+        self._waiting = self._fired = None
         self.consent.end()
         self._asking.forget()
         self.watch.forget()
@@ -318,7 +325,13 @@ class Agent:
 
     def _need(self, sample: Sample) -> Need:
         ram_kib = self._ram(sample)
-        return Need(ram_kib, present_kib(sample, ram_kib), self._want_kib(sample), shortfall_kib(sample, ram_kib))
+        return Need(
+            ram_kib,
+            present_kib(sample, ram_kib),
+            self._want_kib(sample),
+            shortfall_kib(sample, ram_kib),
+            unmovable_kib(sample, ram_kib),
+        )
 
     # ---- a new sample ------------------------------------------------------------------------------------------
 
@@ -327,8 +340,13 @@ class Agent:
             self.watch.attend(now.monotonic_s)
         granted_bytes = self.consent.granted_bytes(now.boottime_s)
         granted_kib = None if granted_bytes is None else granted_bytes // 1024
-        for harm in self.watch.observe(sample, now, self._ram(sample), granted_kib):
+        in_move = self._asking.in_move(now.monotonic_s)
+        for harm in self.watch.observe(sample, now, self._ram(sample), granted_kib, in_move):
             self._asking.raise_(harm)
+        fired, self._fired = self._fired, None
+        if fired is not None and self.watch.stalls(now.monotonic_s, in_move):
+            severity = Severity.STARVING if fired == "full" else Severity.STALLING
+            self._asking.raise_(Harm(DemandWhy.PSI, severity))
         if self.watch.compared:
             self.consent.close_grant(self._present_bytes(sample))
         if self.watch.oom_killed:

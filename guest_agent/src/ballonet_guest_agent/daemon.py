@@ -16,6 +16,7 @@ from ballonet_guest_agent.diet import give_back
 from ballonet_guest_agent.libc import lock_memory
 from ballonet_guest_agent.loop import Loop
 from ballonet_guest_agent.notify import log
+from ballonet_guest_agent.oom_score import protect_from_oom
 from ballonet_guest_agent.procfs import Procfs
 from ballonet_guest_agent.psi import PRESENT
 from ballonet_guest_agent.rehearsal import rehearse
@@ -87,6 +88,9 @@ def run_daemon(settings: AgentSettings, port: str, problems: list[str]) -> int:
     """Serve until a signal. The exit code."""
     for problem in problems:
         log(4, f"{problem} (the default is in force)")
+    reason = protect_from_oom(settings.proc_root)
+    if reason is not None:
+        log(5, f"OOM score not set: {reason}")
     procfs = Procfs(settings.proc_root, settings.sys_root)
     triggers = PsiTriggers(procfs.psi_path)
     reason = triggers.arm(trigger_us(DEFAULT_SOME_PERMYRIAD), trigger_us(DEFAULT_FULL_PERMYRIAD))

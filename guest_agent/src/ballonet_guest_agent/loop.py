@@ -16,7 +16,7 @@ import os
 import select
 import time
 
-from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write
+from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write, trigger_us
 from ballonet_guest_agent.cadence import ARMINGS_BURST, ARMINGS_PER_S, Budget, LineBudget, WorkBudget
 from ballonet_guest_agent.notify import log, notify, watchdog_period_s
 from ballonet_guest_agent.port import AWAY
@@ -56,14 +56,17 @@ LOOK_FOR_HOST_S = 15.0
 REOPEN_S, STUCK_MOST = 1.0, 2
 #: A name that is not there is looked for less and less often.
 SEARCH_LONGEST_S = 5.0
+#: Triggers that could not be armed, or were lost, are tried again this often: a lack of descriptors or memory passes.
+REARM_S = 60.0
 #: A flood on the port must not keep PSI events waiting: 64 KiB, then look round.
 READS_PER_TURN = 16
 EXIT_STOPPED, EXIT_STUCK = 0, 75
 
 
 def read_clocks() -> Instant:
-    """Now, by the kernel."""
-    return Instant(time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    """Now, by the kernel. BOOTTIME first: a process that is held up between the two must not seem to have slept."""
+    boottime_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Instant(time.monotonic(), boottime_s)
 
 
 class Loop:
@@ -106,6 +109,9 @@ class Loop:
         self._look_s = self._open_s = 0.0
         self._search_s = REOPEN_S
         self._complaint = ""
+        watch = agent.watch
+        self._wanted = SetTriggers(trigger_us(watch.some_permyriad), trigger_us(watch.full_permyriad))
+        self._refused_s = now().monotonic_s
         self._watchdog_s = watchdog_period_s()
         self._alive_s = 0.0
         for fd in triggers.fds:
@@ -156,6 +162,9 @@ class Loop:
         deadline_s = self.agent.deadline_s(self._now())
         if look or (deadline_s is not None and deadline_s <= 0):
             self._perform(self.agent.tick(self._now()))
+        if not self._triggers.fds and now_s >= self._refused_s + REARM_S:
+            self._arm_next = self._wanted
+            self._arm()
         self._flush()
         self._check_stuck()
         self._feed_watchdog(now_s)
@@ -354,19 +363,31 @@ class Loop:
     def _arm(self) -> None:
         """Arm for the newest thresholds; too soon after the last time, with a later turn."""
         action = self._arm_next
-        if action is None or not self._triggers.fds or not self._armings.take(self._now().monotonic_s):
+        if action is None or not self._armings.take(self._now().monotonic_s):
             return
         self._arm_next = None
+        self._wanted, had = action, bool(self._triggers.fds)
+        self._unwatch_triggers()
+        reason = self._triggers.arm(action.some_us, action.full_us)
+        if reason is None:
+            for fd in self._triggers.fds:
+                self._epoll.register(fd, select.EPOLLPRI)
+            if not had:
+                self._say(5, "PSI triggers armed: stalls are announced by the kernel")
+                self._perform(self.agent.psi_found(self._now()))
+        elif had:
+            self._lose_triggers(reason)
+        else:
+            self._refused_s = self._now().monotonic_s
+
+    def _unwatch_triggers(self) -> None:
         for fd in self._triggers.fds:
             self._epoll.unregister(fd)
-        reason = self._triggers.arm(action.some_us, action.full_us)
-        if reason is not None:
-            self._lose_triggers(reason)
-        for fd in self._triggers.fds:
-            self._epoll.register(fd, select.EPOLLPRI)
 
     def _lose_triggers(self, reason: str) -> None:
+        self._unwatch_triggers()
         self._triggers.close()
+        self._refused_s = self._now().monotonic_s
         self._say(4, f"PSI triggers lost ({reason}): reading the stall counter each 250 ms while it rises")
         self._perform(self.agent.psi_lost(self._now()))
 

@@ -125,7 +125,8 @@ class Session:
             self.send_event("resume", now)
             if self._port_open:
                 self.ask(HelloReqWhy.RESUMED, now)
-        self._asleep_s = asleep_s
+        # Whoever reads two clocks may be held up between them; loop.py reads so that this shows as too little sleep.
+        self._asleep_s = asleep_s if self._asleep_s is None else max(self._asleep_s, asleep_s)
         if self.live and (now.monotonic_s >= self._heard_s + self.dead_s or self._unanswered >= UNANSWERED_MOST):
             self._orphan = self._lost = True
             self._backoff.rest()

@@ -15,6 +15,8 @@ class VmStat(Value):
     swap_in_pages: int | None = None
     swap_out_pages: int | None = None
     direct_scan_pages: int | None = None
+    kswapd_scan_pages: int | None = None
+    restored_pages: int | None = None
     alloc_stalls: int | None = None
     oom_kills: int | None = None
     balloon_inflated_pages: int | None = None
@@ -31,6 +33,7 @@ _LINES = {
     "pswpout": "swap_out_pages",
     "pgfault": "page_faults",
     "pgmajfault": "major_faults",
+    "pgscan_kswapd": "kswapd_scan_pages",
     "pgscan_direct": "direct_scan_pages",
     "oom_kill": "oom_kills",
     "balloon_inflate": "balloon_inflated_pages",
@@ -41,7 +44,8 @@ _LINES = {
 def parse_vmstat(text: str) -> VmStat:
     """Find "name 123" lines by name, never by position. Never raises.
 
-    `alloc_stalls` is the sum of all `allocstall*`; before 4.8 `pgscan_direct` was one counter per zone, and the
+    `restored_pages` are refaults of pages that had been in use when they were evicted, of both kinds (one line before
+    5.9). `alloc_stalls` is the sum of all `allocstall*`; before 4.8 `pgscan_direct` was one counter per zone, and the
     zones are added up (`pgscan_direct_throttle` counts something else and stays out).
 
     A kernel counts 150 things and more, of which a dozen are wanted: looking for these takes a quarter of the time that
@@ -55,6 +59,9 @@ def parse_vmstat(text: str) -> VmStat:
             at, count = _count_of(text, f"\n{name} ", place)
             if count is not None:
                 place, found[field] = at, count
+    restored = _family(text, "\nworkingset_restore")
+    if restored:
+        found["restored_pages"] = sum(restored.values())
     stalls = _family(text, "\nallocstall")
     if stalls:
         found["alloc_stalls"] = sum(stalls.values())

@@ -198,7 +198,8 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
     if spec.compared_agent_port:
         ports.append((COMPARED_AGENT_PORT, "compared"))
     disks = [image.disk, *([image.swap] if spec.swap else [])]
-    kernel_arguments = "console=ttyS0 root=/dev/vda rw quiet mitigations=off systemd.show_status=no"
+    # Without no_timer_check an emulated guest whose host is busy may panic: "IO-APIC + timer doesn't work!".
+    kernel_arguments = "console=ttyS0 root=/dev/vda rw quiet mitigations=off no_timer_check systemd.show_status=no"
     if not spec.swap:
         # Else the guest waits 90 s for a disk that does not come.
         kernel_arguments += " systemd.mask=dev-vdb.swap"
@@ -238,7 +239,7 @@ async def open_machine(spec: MachineSpec, image: Image, accelerator: str, parent
     folder.mkdir()
     machine = Machine(spec, folder, _start(command_line(spec, image, accelerator, folder), folder / "qemu.log"))
     try:
-        await _sockets_open(machine)
+        await sockets_open(machine)
         async with json_lines(machine.monitor_path) as peer:
             machine.monitor = Monitor(peer)
             try:
@@ -265,10 +266,17 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
-async def _sockets_open(machine: Machine) -> None:
+def _listens(path: Path) -> bool:
+    """A socket that was bound a moment ago refuses its clients until it listens: flag __SO_ACCEPTCON."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
+
+
+async def sockets_open(machine: Machine) -> None:
+    """Wait until QEMU listens. Raises MachineError where it ends first, or takes too long."""
     with trio.move_on_after(SOCKETS_S):
         # Monitors come last in the order that QEMU opens its sockets in.
-        while not (machine.monitor_path.exists() and machine.qmp_path.exists()):
+        while not (_listens(machine.monitor_path) and _listens(machine.qmp_path)):
             if machine.process.poll() is not None:
                 raise MachineError(f"QEMU ended with exit code {machine.process.returncode}; {machine.last_words()}")
             await trio.sleep(0.02)
