@@ -121,11 +121,11 @@ from ballonet_protocol import COORDINATOR, Bye, ByeWhy, Connection, Hello
 count, path, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 settings = AgentSettings(proc_root=folder, sys_root=folder)
 port = UnixPort(path)
+seconds = 1000.0
 loop = Loop(
     Agent(settings, Identity(bytes(16))), port, Procfs(folder, folder), PsiTriggers(folder + "/no"),
     now=lambda: Instant(seconds, seconds), say=lambda level, text: None,
 )
-seconds = 1000.0
 loop.turn(0)
 sessions = 0
 before = None

@@ -99,7 +99,8 @@ def test_recorded_under_pressure(generation: str) -> None:
     assert sample.psi is not None
     for record in (sample.vm, sample.psi):
         for name in record._fields:
-            assert getattr(record, name) != 0, name
+            # Nobody in them went on using what had been evicted; fixtures/moves.json has guests that did.
+            assert getattr(record, name) != 0 or name == "restored_pages", name
     memory = sample.memory
     assert memory.swap_total_kib is not None
     assert memory.swap_free_kib is not None

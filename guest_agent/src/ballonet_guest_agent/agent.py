@@ -18,6 +18,7 @@ from ballonet_guest_agent.consent import Consent, View
 from ballonet_guest_agent.pressure import Harm
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
 from ballonet_guest_agent.session import MAJOR, MINOR, NEVER_S, Session, milliseconds
+from ballonet_guest_agent.values import between, kib_up
 from ballonet_guest_agent.want import present_kib, shortfall_kib, want_kib
 from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD, Watch
 from ballonet_protocol import (
@@ -240,8 +241,8 @@ class Agent:
         self._forget()
         self.consent.reset()
         dead_ms = (limits and limits.dead_ms) or int(DEAD_S * 1000)
-        self.session.dead_s = _between(dead_ms, *DEAD_MS_RANGE) / 1000
-        self._rhythm.period_s = _between(report_ms, REPORT_LEAST_MS, REPORT_MOST_MS) / 1000
+        self.session.dead_s = between(dead_ms, *DEAD_MS_RANGE) / 1000
+        self._rhythm.period_s = between(report_ms, REPORT_LEAST_MS, REPORT_MOST_MS) / 1000
         self._ram_kib = None if hello.ram_bytes is None else hello.ram_bytes // 1024
         self._policy_gen = self._policy_floor_kib = 0
         self._set_triggers(DEFAULT_SOME_PERMYRIAD, DEFAULT_FULL_PERMYRIAD)
@@ -283,7 +284,7 @@ class Agent:
             if policy.report_ms is not None:
                 self._rhythm.period_s = policy.report_ms / 1000
             if policy.floor_bytes is not None:
-                self._policy_floor_kib = _kib_up(policy.floor_bytes)
+                self._policy_floor_kib = kib_up(policy.floor_bytes)
                 if self._ram_kib is not None and self._policy_floor_kib > self._ram_kib:
                     status = PolicyStatus.CLAMPED
             self._set_triggers(
@@ -317,7 +318,7 @@ class Agent:
 
     def _floor_kib(self, sample: Sample) -> int:
         """The floor in force: the newest INFLATE's, where that is higher. A host can raise it, never lower it."""
-        return max(self._own_floor_kib(sample), min(_kib_up(self.consent.floor_bytes), self._ram(sample)))
+        return max(self._own_floor_kib(sample), min(kib_up(self.consent.floor_bytes), self._ram(sample)))
 
     def _want_kib(self, sample: Sample, severity: int | None = None) -> int:
         hot_kib = self.watch.hot_swap.kib(sample)
@@ -444,11 +445,3 @@ class Agent:
         gen, status = state
         bt = milliseconds(now)
         self.session.send(BalloonStatus(gen=gen, status=status, current_bytes=current_bytes, boottime_ms=bt), now)
-
-
-def _between(number: int, low: int, high: int) -> int:
-    return min(max(number, low), high)
-
-
-def _kib_up(size_bytes: int) -> int:
-    return -(-size_bytes // 1024)

@@ -31,6 +31,9 @@ DIFFERENCES = (
     Difference("refaults_file", _VMSTAT, "workingset_refault", None, (5, 9), "one counter, files only"),
     Difference("refaults_file", _VMSTAT, "workingset_refault_file", (5, 9), None),
     Difference("refaults_anon", _VMSTAT, "workingset_refault_anon", (5, 9), None),
+    Difference("restored_pages", _VMSTAT, "workingset_restore", (4, 20), (5, 9), "one counter, files only"),
+    Difference("restored_pages", _VMSTAT, "workingset_restore_*", (5, 9), None, "one a kind, added up"),
+    Difference("kswapd_scan_pages", _VMSTAT, "pgscan_kswapd", (4, 8), None, "one a zone before, not read"),
     Difference("direct_scan_pages", _VMSTAT, "pgscan_direct_*", None, (4, 8), "one a zone, added up"),
     Difference("direct_scan_pages", _VMSTAT, "pgscan_direct", (4, 8), None, "before 6.2 with khugepaged's scans"),
     Difference("alloc_stalls", _VMSTAT, "allocstall", None, (4, 8)),
@@ -65,6 +68,7 @@ def markdown() -> str:
     lines = ["| sensor | file | line | kernels | what else |", "|---|---|---|---|---|"]
     for row in DIFFERENCES:
         since = f"{row.since[0]}.{row.since[1]} and later" if row.since else "all"
-        kernels = f"before {row.until[0]}.{row.until[1]}" if row.until else since
+        until = f"before {row.until[0]}.{row.until[1]}" if row.until else ""
+        kernels = f"{since}, {until}" if row.since and until else until or since
         lines.append(f"| `{row.sensor}` | {row.file} | `{row.line}` | {kernels} | {row.note} |")
     return "\n".join(lines) + "\n"

@@ -91,3 +91,13 @@ def total_of(*parts: int | None) -> int | None:
             return None
         total += part
     return total
+
+
+def between(number: int, low: int, high: int) -> int:
+    """The nearest to `number` from `low` to `high`."""
+    return min(max(number, low), high)
+
+
+def kib_up(size_bytes: int) -> int:
+    """Bytes -> KiB that hold them."""
+    return -(-size_bytes // 1024)
