@@ -13,8 +13,11 @@ VM_PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs tar util-linux
 C_PACKAGES := gcc libc6-dev
 # A libvirtd for the tests of the libvirt port, its Python module, and what their tiny guests are made of.
 LIBVIRT_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt busybox-static cpio
+# What builds and judges the Debian packages: packaging/debian/control's Build-Depends, and the tools of its tests.
+DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-click \
+    python3-msgpack python3-psutil python3-trio lintian systemd man-db groff bash-completion zsh fish
 
-.PHONY: venv venv-packages vm-packages demo test test-fast bench bench-policy fuzz image clean
+.PHONY: venv venv-packages vm-packages deb-packages deb dist demo test test-fast matrix bench bench-policy fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -62,13 +65,29 @@ c-packages:
 libvirt-packages:
 	$(call need,$(LIBVIRT_PACKAGES),the tests of the libvirt port)
 
+deb-packages:
+	$(call need,$(DEB_PACKAGES),the Debian packages)
+
+# The three Debian packages, into dist/deb; nothing is done when they are current.
+deb: deb-packages
+	packaging/build-deb
+
+# Source distributions and wheels of all three, into dist.
+dist: venv
+	packaging/build-dist
+
 # Everything: linters, types, contracts, unit and property tests, the simulated end to end, real guests.
-test: venv vm-packages c-packages libvirt-packages
+test: venv vm-packages c-packages deb-packages libvirt-packages
 	$(BIN)/python -m pytest
 
 # The same without virtual machines.
 test-fast: venv c-packages
 	$(BIN)/python -m pytest -m "not vm and not slow"
+
+# The agent's and the protocol's tests on each Python from 3.9 to 3.13 that is here, with the libraries that distributions
+# carry; tests/matrix/README.md. `make test` has it, too. JSON=FILE writes what was found for programs.
+matrix: venv
+	$(BIN)/python -m tests.matrix.run $(if $(JSON),--json $(JSON))
 
 # Look for input that the wire's library does not bear, for SECONDS; tests/fuzz/README.md. Atheris, which carries
 # libFuzzer, is installed here and by nothing else.
@@ -82,7 +101,7 @@ $(VENV)/.installed-fuzz: requirements-fuzz.txt $(STAMP)
 # All that building and testing leave in the tree; the venv stays, and the guest image in ~/.cache/ballonet.
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .fuzz
-	rm -rf $(MEMBERS:%=%/build) $(MEMBERS:%=%/dist)
+	rm -rf $(MEMBERS:%=%/build) $(MEMBERS:%=%/dist) dist
 	find $(MEMBERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Build the guest image of the demo and the real-guest tests now. It is cached, and both build it when they need it.

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # CI repeats the same examples, so that a red run means a change and not a draw.
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
+# Under each Python and library of the matrix (tests/matrix/README.md): what differs there shows in few examples.
+settings.register_profile("matrix", settings.get_profile("ci"), max_examples=20)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 

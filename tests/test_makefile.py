@@ -50,6 +50,18 @@ def test_make_and_the_libvirt_tests_want_the_same_packages() -> None:
     assert f'PACKAGES = "{packages}"' in (ROOT / "tests/libvirt/rig.py").read_text()
 
 
+def test_make_installs_what_the_packages_are_built_with() -> None:
+    """Each of the source package's Build-Depends is installed by make, under its own name or its provider's."""
+    control = (ROOT / "packaging/debian/control").read_text()
+    (field,) = re.findall(r"^Build-Depends: (.*?)^\w", control, re.MULTILINE | re.DOTALL)
+    (packages,) = re.findall(r"^DEB_PACKAGES := ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
+    providers = {
+        "debhelper-compat": "debhelper", "dh-sequence-installsysusers": "debhelper", "dh-sequence-python3": "dh-python",
+    }  # fmt: skip
+    wanted = {name.split()[0] for name in field.split(",")}
+    assert {providers.get(name, name) for name in wanted} <= set(packages.replace("\\\n", " ").split())
+
+
 def test_a_user_is_told_the_apt_line(tmp_path: Path) -> None:
     """Without root make installs nothing, prints the command that would, and goes on."""
     said, ran = make(tmp_path, "vm-packages", id="echo 1000", dpkg_query="exit 1", apt_get='echo "$@" >>"$LOG"')
@@ -109,7 +121,9 @@ def test_clean_takes_away_what_the_tools_leave(tmp_path: Path) -> None:
         assert folder.rstrip("/") in said
 
 
-@pytest.mark.parametrize("target", ["venv", "demo", "test", "test-fast", "bench", "fuzz", "image", "clean"])
+@pytest.mark.parametrize(
+    "target", ["venv", "demo", "test", "test-fast", "matrix", "bench", "fuzz", "image", "clean", "deb", "dist"]
+)
 def test_target_exists(target: str) -> None:
     """Every target that the documents promise has a rule."""
     assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tests.matrix import environments
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMBERS = {
@@ -27,8 +28,8 @@ PROJECTS = {
 # What each wheel must carry besides its modules: without them it installs, and then does not work.
 DATA = {
     "protocol": ["vectors/*.json", "vectors/README.md"],
-    "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers"],
-    "host_coord": ["share/*.service", "demo/share/*"],
+    "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers", "share/*.conf"],
+    "host_coord": ["share/*.service", "share/*.toml", "demo/share/*"],
 }
 
 
@@ -178,23 +179,12 @@ def test_guests_code_parses_as_python_3_9(member: str) -> None:
         ast.parse(path.read_text(), filename=str(path), feature_version=(3, 9))
 
 
-def _python_3_9() -> str | None:
-    """An interpreter 3.9 that starts (a version manager's stub on the path may refuse), or None."""
-    managed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/3.9*/bin/python3.9")
-    for candidate in [shutil.which("python3.9"), *map(str, managed)]:
-        if (
-            candidate
-            and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0
-        ):
-            return candidate
-    return None
-
-
 def test_guests_code_imports_under_python_3_9(tmp_path: Path) -> None:
-    """The guest's daemon path imports under a real Python 3.9."""
-    python = _python_3_9()
-    if python is None:
-        pytest.skip("no python3.9 on the path; any build of CPython 3.9 will do")
+    """The guest's daemon path imports under a real Python 3.9: the fast half of what test_matrix.py tries."""
+    try:
+        python = environments.find("3.9").path
+    except environments.CannotRun as why:
+        pytest.skip(f"{why}; any build of CPython 3.9 will do")
     # msgpack without its compiled part, which is for our interpreter: the pure one is a part of the package.
     import msgpack
 

@@ -17,6 +17,8 @@ STEPS, QUICK_STEPS = 6, 2
 SHORTAGES, QUICK_SHORTAGES = 12, 3
 SWEEPS, QUICK_SWEEPS = 3, 1
 """Of DEMANDs from the scripted agent, some hundred in each."""
+THRASH_FOR_S, QUICK_THRASH_FOR_S = 90.0, 10.0
+"""More is written all the time than there is: some three triggers a second, so that there are 200 for a p99."""
 SHORT_FOR_S = 3.0
 """A shortage that nobody answers goes on: each window of the trigger fires again, under the worst conditions."""
 QUIET_S = 1.5
@@ -24,6 +26,7 @@ SAME_STALL_NS = 500_000_000
 """Stalls closer together than the trigger's window are one."""
 
 Noted = list[tuple[int, int]]
+Trigger = tuple[int, int | None, list[int]]
 
 
 async def measure(house: House) -> None:
@@ -49,6 +52,7 @@ async def measure(house: House) -> None:
                 held_ns.append(await _hold(house, SHORT_FOR_S))
                 await house.guest.hold(0)
                 house.say(f"{NAME}: observed shortage {index + 1} of {shortages}")
+            thrashed_ns, swapped_mib = await _thrash(house)
     finally:
         await house.systemctl("stop bench-agent bench-stalls")
     try:
@@ -58,6 +62,7 @@ async def measure(house: House) -> None:
     stamped = await house.fetch("probe.json")
     noted = [(at, total) for at, total in await house.fetch("stalls.json")]
     _add_guest_figures(house, held_ns, stamped, noted)
+    _add_thrash_figures(house, thrashed_ns, swapped_mib, stamped["triggers"], stamped["demands"])
 
 
 async def _add_host_figures(house: House) -> None:
@@ -87,12 +92,41 @@ async def _hold(house: House, give_up_s: float) -> tuple[float, float]:
     return answer["start_s"] * 1e9, answer["end_s"] * 1e9
 
 
-def _add_guest_figures(
-    house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted
+async def _thrash(house: House) -> tuple[tuple[float, float], float]:
+    """A program writes all of its memory over and over, and much of that is in swap. When, and MiB read back per s."""
+    await trio.sleep(QUIET_S)
+    before = await house.guest.counters()
+    held_ns = await _hold(house, QUICK_THRASH_FOR_S if house.quick else THRASH_FOR_S)
+    after = await house.guest.counters()
+    await house.guest.hold(0)
+    house.say(f"{NAME}: thrashed")
+    pages = after["vmstat"]["pswpin"] - before["vmstat"]["pswpin"]
+    return held_ns, pages * 4096 / 2**20 / (after["monotonic_s"] - before["monotonic_s"])
+
+
+def _add_thrash_figures(
+    house: House, thrashed_ns: tuple[float, float], swapped_mib: float, triggers: list[Trigger], demands: Noted
 ) -> None:
+    """What the agent's way took while its guest did little but swap, and whether it waited for pages of its own."""
+    add = house.findings.add
+    began, ended = thrashed_ns
+    within = [(at, then, faults) for at, then, faults in triggers if began <= at <= ended]
+    waits = [(then - at) / 1e6 for at, then, _ in within if then is not None]
+    add(NAME, "thrashing: PSI trigger -> DEMAND written", "ms", waits, "no trigger fired")
+    add(NAME, "thrashing: triggers without a DEMAND of their own", "count", [len(within) - len(waits)])
+    nexts = [min((then for then, _ in demands if then >= at), default=None) for at, _, _ in within]
+    late = [(then - at) / 1e6 for (at, _, _), then in zip(within, nexts, strict=True) if then is not None]
+    add(NAME, "thrashing: PSI trigger -> next DEMAND written", "ms", late, "no DEMAND followed")
+    add(NAME, "thrashing: swap read back", "MiB/s", [swapped_mib])
+    for kind, index in (("major", 0), ("minor", 1)):
+        seen = [float(faults[index]) for _, _, faults in triggers]
+        add(NAME, f"{kind} faults between trigger and write, all triggers", "count", [sum(seen)])
+
+
+def _add_guest_figures(house: House, held_ns: list[tuple[float, float]], stamped: dict[str, Any], noted: Noted) -> None:
     add = house.findings.add
     triggers = stamped["triggers"]
-    written = [(at, then) for at, then in triggers if then is not None]
+    written = [(at, then) for at, then, _ in triggers if then is not None]
     missing = f"none of {len(triggers)} triggers led to a DEMAND at once"
     add(NAME, "PSI trigger -> DEMAND written", "ms", [(then - at) / 1e6 for at, then in written], missing)
     add(NAME, "triggers held back (four DEMANDs a second)", "count", [len(triggers) - len(written)])

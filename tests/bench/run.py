@@ -18,12 +18,18 @@ import decide
 import footprint
 import imports
 import latency
+import sample_cost
 import steps
 import trio
 from figures import Findings
 from house import NoGuests, find_image, open_house
 
-PURE = {codec.NAME: codec.measure, decide.NAME: decide.measure, imports.NAME: imports.measure}
+PURE = {
+    codec.NAME: codec.measure,
+    decide.NAME: decide.measure,
+    imports.NAME: imports.measure,
+    sample_cost.NAME: sample_cost.measure,
+}
 REAL = {footprint.NAME: footprint.measure, steps.NAME: steps.measure, latency.NAME: latency.measure}
 NAMES = (*PURE, *REAL)
 

@@ -312,7 +312,7 @@ class TwoEnds:
         assert sender is OTHER[role]
         assert message.seq == seq
         if session_sent == 0:  # numbered apart and unchecked; comes twice when the line doubles it
-            assert isinstance(message, HelloReq | ErrorMessage)
+            assert isinstance(message, (HelloReq, ErrorMessage))
             return
         assert session_sent == session, "a message of another session"
         if not isinstance(message, Hello):  # a HELLO may come again

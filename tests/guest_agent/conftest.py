@@ -10,6 +10,7 @@ from ballonet_guest_agent.actions import Identity, Instant, Log, SetTriggers, Ta
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import AgentSettings
 from ballonet_guest_agent.sample import Sample
+from ballonet_guest_agent.zram import Zram
 from ballonet_protocol import (
     COORDINATOR,
     Connection,
@@ -49,6 +50,7 @@ class Guest:
         self.has_balloon = True
         self.has_psi = True
         self.deflate_on_oom: bool | None = True
+        self.zram = Zram()
         self.psi_some_us = 0
         self.psi_full_us = 0
         self.counters = {"pgfault": 1000, "pgmajfault": 10, "workingset_refault_file": 0, "pswpin": 0, "oom_kill": 0}
@@ -104,7 +106,7 @@ class Guest:
         return meminfo, vmstat, psi
 
     def sample(self) -> Sample:
-        return Sample.from_texts(*self.texts(), self.deflate_on_oom, PAGE_KIB)
+        return Sample.from_texts(*self.texts(), self.deflate_on_oom, PAGE_KIB, self.zram)
 
 
 class Stage:

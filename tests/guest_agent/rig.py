@@ -29,7 +29,7 @@ class FakeTriggers:
         self._pulls = {kind: socket.create_connection(listener.getsockname()) for kind in ("some", "full")}
         self._ends = [listener.accept()[0] for _ in self._pulls]
         listener.close()
-        self.fds = {end.fileno(): kind for end, kind in zip(self._ends, self._pulls, strict=True)}
+        self.fds = self._armed_fds()
         self.armed: list[tuple[int, int]] = []
         self.reason: str | None = None
 
@@ -38,7 +38,11 @@ class FakeTriggers:
 
     def arm(self, some_us: int, full_us: int) -> str | None:
         self.armed.append((some_us, full_us))
+        self.fds = {} if self.reason else self._armed_fds()
         return self.reason
+
+    def _armed_fds(self) -> dict[int, str]:
+        return {end.fileno(): kind for end, kind in zip(self._ends, self._pulls)}
 
     def close(self) -> None:
         self.fds = {}
@@ -131,6 +135,7 @@ class Rig:
         self.procfs = FakeProcfs(guest)
         self.port = port
         self.said: list[str] = []
+        self.work_s = 0.0
         self.agent = Agent(AgentSettings(), Identity(bytes(16), has_psi_trigger=True))
         self.loop = Loop(
             self.agent,
@@ -139,6 +144,7 @@ class Rig:
             self.triggers,  # type: ignore[arg-type]
             self.clock,
             lambda _level, text: self.said.append(text),
+            lambda: self.work_s,
         )
         self.host = Connection(COORDINATOR)
         self._read = 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
 from ballonet_guest_agent.actions import SetTriggers, TakeSample, Write
+from ballonet_guest_agent.cadence import COMMANDS_BURST, COMMANDS_PER_S
 from ballonet_protocol import (
     AckStatus,
     AckWhy,
@@ -14,6 +13,8 @@ from ballonet_protocol import (
     Demand,
     DemandWhy,
     Event,
+    HelloAck,
+    HelloReq,
     MoveStatus,
     PolicyAck,
     PolicyStatus,
@@ -51,7 +52,7 @@ def test_busy_guest_is_reported_sooner(stage) -> None:
     reports = only(heard, Report)
     assert 20 <= len(reports) <= 41
     times = [report.boottime_ms for report in reports]
-    assert all(later - earlier >= 250 for earlier, later in itertools.pairwise(times))
+    assert all(later - earlier >= 250 for earlier, later in zip(times, times[1:]))
 
 
 def test_moving_guest_is_reported_often(stage) -> None:
@@ -141,7 +142,7 @@ def test_at_most_four_demands_a_second(stage) -> None:
         heard += stage.press("some") + stage.press("full") + stage.wait(0.02)
     times = [demand.boottime_ms for demand in only(heard, Demand)]
     assert len(times) >= 12
-    assert all(fifth - first >= 1000 for first, fifth in zip(times, times[4:], strict=False))
+    assert all(fifth - first >= 1000 for first, fifth in zip(times, times[4:]))
 
 
 def test_no_demand_without_a_session(stage) -> None:
@@ -277,10 +278,8 @@ def test_demand_waits_for_the_frame_budget(stage) -> None:
     """A DEMAND that found no room leaves with the next sample that has it."""
     stage.open()
     stage.wait(5)
-    while stage.agent.session.send(Event(event="resume", boottime_ms=1), stage.now):
+    while stage.agent.session._budget.take(stage.now.monotonic_s):
         pass
-    for _ in range(100):
-        stage.inflate(1024 * MIB)
     assert only(stage.press("full"), Demand) == []
     assert [demand.severity for demand in only(stage.wait(1.5), Demand)] == [Severity.STARVING]
 
@@ -298,3 +297,43 @@ def test_loss_forgets_the_harm(stage) -> None:
     stage.wait(3, ping=False)
     heard = stage.open() + stage.wait(3)
     assert only(heard, Demand) + only(heard, Event) == []
+
+
+# ---- floods
+
+
+def test_commands_beyond_the_rate_are_not_heard(stage) -> None:
+    """A burst of 60 commands is judged, then 20 a second; one too many costs no sample and changes nothing."""
+    stage.open()
+    stage.wait(5)
+    taken, said = stage.samples_taken, len(stage.logs)
+    for _ in range(300):
+        stage.inflate(700 * MIB)
+    assert stage.samples_taken - taken == COMMANDS_BURST
+    assert stage.agent.consent.gen == COMMANDS_BURST
+    assert [text for text in stage.logs[said:] if "commands a second" in text] != []
+    stage.monotonic_s += 0.5
+    for _ in range(300):
+        stage.inflate(700 * MIB)
+    assert stage.samples_taken - taken == COMMANDS_BURST + COMMANDS_PER_S // 2
+
+
+def test_policies_count_as_commands(stage) -> None:
+    """Thresholds that change a thousand times are taken over sixty times."""
+    stage.open()
+    stage.wait(5)
+    for gen in range(1, 1001):
+        stage.send(SetPolicy(gen=gen, psi_some_permyriad=gen))
+    assert len(stage.triggers) == COMMANDS_BURST
+
+
+def test_a_hello_too_many_is_asked_for_again(stage) -> None:
+    """Of too many HELLOs the last is not answered, so a second later the agent asks, and then one is."""
+    stage.open()
+    stage.wait(5)
+    for _ in range(100):
+        stage.hello()
+    assert not stage.agent.session.live
+    assert only(stage.wait(1.1, ping=False), HelloReq) != []
+    assert only(stage.hello(), HelloAck) != []
+    assert stage.agent.session.live

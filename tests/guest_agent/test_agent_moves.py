@@ -137,7 +137,8 @@ def test_next_inflate_ends_the_last_stop(stage) -> None:
     stage.agent.watch._harmed_s = 0.0  # as if the stall were long over
     assert stage.inflate(700 * MIB)[0].status == AckStatus.ACCEPTED
     stage.guest.psi_some_us += 10
-    stage.guest.used_kib = 1024 * MIB
+    stage.guest.swap_total_kib = stage.guest.swap_free_kib = stage.guest.anon_kib = 900 * MIB
+    stage.guest.used_kib = 950 * MIB
     assert only(stage.wait(1.2), Demand) == []
 
 

@@ -16,7 +16,7 @@ def test_code_is_the_table_of_the_docstring() -> None:
     """Each line of the comment's table says what the code does, at its upper end."""
     rows = [line.split("|")[1:-1] for line in (module.__doc__ or "").splitlines() if line.startswith("| ")][1:]
     assert len(rows) == len(FLOOR_TABLE)
-    for (up_to, formula, _, at_end), (up_to_kib, constant_kib, divisor) in zip(rows, FLOOR_TABLE, strict=True):
+    for (up_to, formula, _, at_end), (up_to_kib, constant_kib, divisor) in zip(rows, FLOOR_TABLE):
         constant, part = formula.replace(" ", "").split("+memory/")
         assert (int(constant) * MIB, int(part)) == (constant_kib, divisor)
         if up_to_kib is not None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet_guest_agent.cadence import Backoff, FrameBudget, LineBudget, ReportRhythm
+from ballonet_guest_agent.cadence import (
+    REST_LEAST_S,
+    REST_LONGEST_S,
+    WORK_BURST_S,
+    WORK_RATIO,
+    Backoff,
+    FrameBudget,
+    LineBudget,
+    ReportRhythm,
+    WorkBudget,
+)
 
 
 def test_backoff_grows_and_ends_at_15_s() -> None:
@@ -90,6 +100,16 @@ def test_report_early_when_the_move_changes_state(make_guest) -> None:
     rhythm.sent(sample, (7, 0), 5.0)
     assert not rhythm.is_due(sample, (7, 0), 6.0)
     assert rhythm.is_due(sample, (7, 1), 6.0)
+
+
+def test_work_budget() -> None:
+    """A burst is free; beyond it the rest is what the budget needs to recover, within its bounds."""
+    budget = WorkBudget()
+    assert budget.spend(0.0, WORK_BURST_S) == 0.0
+    assert budget.spend(0.0, 1e-6) == REST_LEAST_S
+    assert budget.spend(0.0, 0.2 * WORK_RATIO) == pytest.approx(0.2, abs=1e-3)
+    assert budget.spend(0.0, 10.0) == REST_LONGEST_S
+    assert budget.spend(REST_LONGEST_S, 0.0) == 0.0
 
 
 def test_report_often_while_something_stirs(make_guest) -> None:

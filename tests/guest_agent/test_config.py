@@ -85,3 +85,26 @@ def test_any_text(text: str) -> None:
 def test_ports(port: str) -> None:
     """The three kinds of port are taken as they are."""
     assert check_port(port) == port
+
+
+def test_other_editors(tmp_path) -> None:
+    """A byte order mark and carriage returns change nothing."""
+    assert parse_config("\ufeffreport_ms = 500\r\nfloor = 1G\r\n", "x.conf") == (
+        AgentSettings(report_ms=500, floor_kib=1 << 20),
+        [],
+    )
+
+
+def test_all_wrong() -> None:
+    """Each line of a file that is no settings is named, up to a hundred, then their number; defaults are in force."""
+    settings, problems = parse_config("rubbish\n" * 5000, "x.conf")
+    assert settings == AgentSettings()
+    assert [problem.partition(":")[0] for problem in problems[:100]] == [f"x.conf line {n}" for n in range(1, 101)]
+    assert problems[100:] == ["x.conf: 4900 more lines after 100 wrong ones are not looked at"]
+
+
+def test_long_line() -> None:
+    """A line of any length is named with its beginning only."""
+    _, (problem,) = parse_config("report_ms = " + "9" * 60_000, "x.conf")
+    assert "x.conf line 1: report_ms" in problem
+    assert len(problem) < 300

@@ -70,6 +70,14 @@ def test_deflate_is_only_clamped_to_ram() -> None:
     assert (answer.status, answer.effective_bytes, answer.why) == (AckStatus.CLAMPED, 1024 * MIB, AckWhy.ABOVE_RAM)
 
 
+def test_a_grant_is_no_consent_to_take() -> None:
+    """A DEFLATE to next to nothing is taken as it is; an INFLATE under its gen is not agreed to by it."""
+    consent = Consent()
+    assert consent.answer(deflate(0), QUIET, 0.0).effective_bytes == 0
+    same_gen = consent.answer(inflate(0), QUIET, 0.0)
+    assert (same_gen.status, same_gen.effective_bytes) == (AckStatus.DUPLICATE, 800 * MIB)
+
+
 @pytest.mark.fault(23)
 def test_gen_same_is_duplicate_with_todays_value() -> None:
     """A repeated command has no new effect; its answer is what is agreed now, also after the floor was raised."""

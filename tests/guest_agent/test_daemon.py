@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import signal
 import socket
@@ -33,14 +34,14 @@ FORBIDDEN = frozenset(
 class Daemon:
     """`python3 -m ballonet_guest_agent` in a directory of its own."""
 
-    def __init__(self, folder: Path, code: str | None = None) -> None:
+    def __init__(self, folder: Path, code: str | None = None, more: str = "report_ms = x\n") -> None:
         proc = folder / "proc"
         (proc / "pressure").mkdir(parents=True)
         for name in ("meminfo", "vmstat"):
             (proc / name).write_text((FIXTURES / name).read_text())
         self.path = folder / "agent.sock"
         (folder / "agent.conf").write_text(
-            f"port = unix:{self.path}\nproc_root = {proc}\nsys_root = {folder}\nreport_ms = 250\nreport_ms = x\n"
+            f"port = unix:{self.path}\nproc_root = {proc}\nsys_root = {folder}\nreport_ms = 250\n{more}"
         )
         start = ["-m", "ballonet_guest_agent"] if code is None else ["-S", "-c", code]
         self.process = subprocess.Popen(
@@ -90,7 +91,7 @@ def converse(path: Path, reports: int) -> tuple[socket.socket, Connection]:
 
 
 def test_serves_and_says_goodbye(daemon: Daemon) -> None:
-    """A session, a report, and on SIGTERM a BYE and exit code 0; the bad line of the settings was named."""
+    """A session, a report, on SIGTERM a BYE and exit code 0; the settings' bad line and the lack of PSI were named."""
     client, host = converse(daemon.path, reports=1)
     assert daemon.stop() == 0
     heard = []
@@ -101,7 +102,7 @@ def test_serves_and_says_goodbye(daemon: Daemon) -> None:
     client.close()
     assert isinstance(heard[-1], Bye)
     assert any("agent.conf line 5: report_ms" in line for line in daemon.said)
-    assert any("no PSI trigger" in line and "250 ms" in line for line in daemon.said)
+    assert any("no PSI trigger" in line and "PSI is absent" in line for line in daemon.said)
     assert not daemon.path.exists()
 
 
@@ -153,6 +154,7 @@ def test_the_second_start_finds_what_the_first_found() -> None:
     subprocess.run([sys.executable, "-S", "-c", code, *search_path()], check=True)
 
 
+@pytest.mark.skipif(not hasattr(sys, "orig_argv"), reason="Python 3.9 does not keep the words it was started with")
 def test_one_process_only(daemon: Daemon) -> None:
     """Starting over keeps the process: the service manager's MainPID serves, without runpy in its command line."""
     words = Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes().split(b"\0")
@@ -181,6 +183,51 @@ def test_settings_file(tmp_path: Path) -> None:
     assert settings == AgentSettings()
     assert "no such file" in problem
     assert "Is a directory" in load_settings(str(tmp_path))[1][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (bytes(range(256)) * 40, "line 1"),
+        (b"\xff\xfe\nreport_ms = \xc3\x28\n", "line 2: report_ms"),
+        (b"", None),
+        (b"report_ms = 1\r\ncolour = red\r\n", "line 2: unknown key 'colour'"),
+    ],
+)
+def test_any_bytes_leave_the_defaults(tmp_path: Path, content: bytes, named: str | None) -> None:
+    """Whatever a settings file holds, the wrong lines are named and the defaults are in force."""
+    path = tmp_path / "agent.conf"
+    path.write_bytes(content)
+    settings, problems = load_settings(str(path))
+    assert settings == AgentSettings()
+    assert (named is None and not problems) or any(f"agent.conf {named}" in problem for problem in problems)
+
+
+def test_settings_without_end(monkeypatch) -> None:
+    """Of a file that never ends 64 KiB and a byte are read, and it is said."""
+    taken = []
+    monkeypatch.setattr(os, "read", lambda fd, most, read=os.read: taken.append(read(fd, most)) or taken[-1])
+    settings, problems = load_settings("/dev/zero")
+    assert settings == AgentSettings()
+    assert sum(map(len, taken)) == 65_537
+    assert "/dev/zero line 1" in problems[0]
+    assert "longer than 65536 bytes" in problems[1]
+
+
+def test_settings_that_nobody_writes(tmp_path: Path) -> None:
+    """A pipe in place of the file does not keep the agent from starting."""
+    os.mkfifo(tmp_path / "agent.conf")
+    assert load_settings(str(tmp_path / "agent.conf")) == (AgentSettings(), [])
+
+
+def test_starts_with_rubbish_for_settings(tmp_path: Path) -> None:
+    """The real process says which lines are wrong and serves with what is right."""
+    daemon = Daemon(tmp_path, more="\x00\x01 rubbish\nfloor = -1\nlock_memory = maybe\n")
+    client, _ = converse(daemon.path, reports=1)
+    client.close()
+    assert daemon.stop() == 0
+    for number, word in ((5, "rubbish"), (6, "floor"), (7, "lock_memory")):
+        assert any(f"agent.conf line {number}" in line and word in line for line in daemon.said)
 
 
 def test_ports() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import socket
@@ -14,7 +13,18 @@ import pytest
 from ballonet_guest_agent.loop import EXIT_STUCK, LOOK_AGAIN_S, LOOK_FOR_HOST_S, read_clocks
 from ballonet_guest_agent.port import AWAY
 from ballonet_guest_agent.unixport import UnixPort
-from ballonet_protocol import COORDINATOR, Connection, Demand, ErrorMessage, Hello, HelloAck, HelloReq, Ping, Report
+from ballonet_protocol import (
+    COORDINATOR,
+    Connection,
+    Demand,
+    ErrorMessage,
+    Hello,
+    HelloAck,
+    HelloReq,
+    Ping,
+    Report,
+    SetPolicy,
+)
 from ballonet_protocol.limits import QUEUE_BYTES
 
 from .rig import Rig, ScriptedPort, take
@@ -30,7 +40,7 @@ def test_port_is_searched_with_patience(rig: Rig) -> None:
         tries += [second] * (rig.port.tried - len(tries))
         rig.loop.turn(0)
         rig.clock.seconds += 1.0
-    assert [later - earlier for earlier, later in itertools.pairwise(tries)][:5] == [1, 2, 4, 5, 5]
+    assert [later - earlier for earlier, later in zip(tries, tries[1:])][:5] == [1, 2, 4, 5, 5]
     assert rig.said == ["port scripted: No such file; ask the test"]
     rig.port.open_error = None
     rig.clock.seconds += 5.0
@@ -274,8 +284,6 @@ def test_trigger_that_the_kernel_took_away(served: Rig) -> None:
 
 def test_lost_triggers_are_said(served: Rig) -> None:
     """When triggers cannot be armed again the agent reads the counter instead, and the log says so."""
-    from ballonet_protocol import SetPolicy
-
     served.triggers.reason = "Invalid argument"
     served.port.reads = [served.host.send(SetPolicy(gen=1, psi_some_permyriad=900))]
     served.port.nudge()

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet_guest_agent.pressure import Harm, counter_harm, psi_share_permyriad, self_deflated_kib, stall_harm
+from ballonet_guest_agent.pressure import (
+    Harm,
+    counter_harm,
+    move_harm,
+    psi_share_permyriad,
+    scanned,
+    self_deflated_kib,
+    stall_harm,
+    waited,
+)
 from ballonet_protocol import DemandWhy, Severity
 
 MIB = 1024
@@ -98,3 +107,56 @@ def test_inflation_is_no_self_move(make_guest) -> None:
     assert self_deflated_kib(before, guest.sample(), guest.ram_kib, None) == 0
     guest.has_balloon = False
     assert self_deflated_kib(before, guest.sample(), guest.ram_kib, None) == 0
+
+
+SIGNS = {"pgscan_direct": 5, "pgscan_kswapd": 5, "allocstall_normal": 5, "workingset_restore_file": 5, "pswpin": 5}
+
+
+@pytest.mark.parametrize(
+    ("counter", "is_scanned", "is_waited"),
+    [
+        (None, False, False),
+        ("pgscan_kswapd", True, False),
+        ("pgscan_direct", True, True),
+        ("allocstall_normal", False, True),
+        ("workingset_restore_file", False, True),
+        ("pswpin", False, True),
+        ("workingset_refault_file", False, False),
+    ],
+)
+def test_signs_of_reclaim(make_guest, counter: str | None, is_scanned: bool, is_waited: bool) -> None:
+    """Each counter says by itself whether the guest as a whole reclaims, and whether a task waited."""
+    guest = make_guest()
+    guest.counters.update(SIGNS)
+    before = guest.sample()
+    if counter is not None:
+        guest.counters[counter] += 1
+    assert (scanned(before, guest.sample()), waited(before, guest.sample())) == (is_scanned, is_waited)
+
+
+@pytest.mark.parametrize("counter", ["pgscan_direct", "pgscan_kswapd", "allocstall_normal", "workingset_restore_file"])
+def test_unknown_sign_counts(make_guest, counter: str) -> None:
+    """A kernel that does not count one of them may have reclaimed, and somebody may have waited."""
+    guest = make_guest()
+    guest.counters.update(SIGNS)
+    del guest.counters[counter]
+    sample = guest.sample()
+    assert scanned(sample, sample) or waited(sample, sample)
+
+
+def test_move_harm(make_guest) -> None:
+    """Restored pages and swap-in hurt a move at the rates of a shortage; refaults only where nothing says restored."""
+    guest = make_guest()
+    guest.counters.update(SIGNS)
+    before = guest.sample()
+    guest.counters["workingset_refault_file"] += 50_000
+    assert move_harm(before, guest.sample(), 1.0) is None
+    guest.counters["pswpin"] += 256
+    assert move_harm(before, guest.sample(), 1.0) == Harm(DemandWhy.SWAP_IN, Severity.SHORT)
+    guest.counters["workingset_restore_file"] += 2048
+    assert move_harm(before, guest.sample(), 1.0) == Harm(DemandWhy.REFAULT, Severity.SHORT)
+    assert move_harm(before, guest.sample(), 10.0) is None
+    old = make_guest()
+    before = old.sample()
+    old.counters["workingset_refault_file"] += 2048
+    assert move_harm(before, old.sample(), 1.0) == Harm(DemandWhy.REFAULT, Severity.SHORT)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from ballonet_guest_agent.procfs import KeptFile, Procfs
+from ballonet_guest_agent.psi import ABSENT, OFF, PRESENT, UNREADABLE
 from ballonet_guest_agent.sample import Sample
+from ballonet_guest_agent.zram import Zram
 
 FIXTURES = Path(__file__).parent / "fixtures/linux-6.1"
 
@@ -81,6 +85,73 @@ def test_balloon_device_comes_and_goes(root: Path) -> None:
     assert procfs.deflate_on_oom() is None
     add_device(root, "virtio2", "0x0005", "0000")
     assert procfs.deflate_on_oom() is False
+
+
+def set_swap(root: Path, total_kib: int, swaps: str) -> None:
+    (root / "meminfo").write_text(f"SwapTotal: {total_kib} kB\nSwapFree: {total_kib} kB\n")
+    (root / "swaps").write_text("Filename Type Size Used Priority\n" + swaps)
+
+
+def add_zram(root: Path, mm_stat: str) -> Path:
+    folder = root / "block/zram0"
+    folder.mkdir(parents=True)
+    (folder / "mm_stat").write_text(mm_stat)
+    return folder / "mm_stat"
+
+
+def test_zram_is_found_when_swap_changes(root: Path) -> None:
+    """Without swap nothing is looked for; zram comes and goes with the amount of swap, its use is read each time."""
+    procfs = Procfs(str(root), str(root))
+    set_swap(root, 0, "")
+    assert procfs.sample().zram == Zram(0, 0, 0)
+    mm_stat = add_zram(root, "4096000 1024000 2048000 0 0 0 0\n")
+    set_swap(root, 8000, "/dev/zram0 partition 8000 4000 100\n")
+    assert procfs.sample().zram == Zram(8000, 4000, 2000)
+    mm_stat.write_text("6144000 1024000 3072000 0 0 0 0\n")
+    assert procfs.sample().zram == Zram(8000, 6000, 3000)
+    set_swap(root, 9000, "/dev/vda2 partition 9000 0 -2\n")
+    assert procfs.sample().zram == Zram(0, 0, 0)
+
+
+def test_swaps_are_not_read_for_each_sample(root: Path) -> None:
+    """While the amount of swap stays, the list of its devices is not read again."""
+    procfs = Procfs(str(root), str(root))
+    add_zram(root, "0 0 0 0 0 0 0\n")
+    set_swap(root, 8000, "/dev/zram0 partition 8000 0 100\n")
+    procfs.sample()
+    (root / "swaps").unlink()
+    assert procfs.sample().zram.size_kib == 8000
+
+
+def test_zram_that_cannot_be_read(root: Path) -> None:
+    """A device without statistics has a size and an unknown content."""
+    set_swap(root, 8000, "/dev/zram0 partition 8000 0 100\n")
+    assert Procfs(str(root), str(root)).sample().zram == Zram(8000, None, None)
+
+
+def test_psi_off_and_unreadable(root: Path, monkeypatch) -> None:
+    """What the kernel answers on reading decides between off, absent and unreadable; each is a state, none an error."""
+    procfs = Procfs(str(root), str(root))
+    assert procfs.sample().psi_state == PRESENT
+    psi, pread, answer = root / "pressure/memory", os.pread, errno.EACCES
+
+    def refuse(fd: int, size: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(psi):
+            raise OSError(answer, os.strerror(answer))
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", refuse)
+    assert procfs.sample().psi_state == UNREADABLE
+    answer = errno.EOPNOTSUPP
+    assert (procfs.sample().psi, procfs.sample().psi_state, procfs.psi_state()) == (None, OFF, OFF)
+    monkeypatch.undo()
+    text = psi.read_text()
+    psi.write_text("nonsense\n")
+    assert procfs.sample().psi_state == UNREADABLE
+    psi.write_text(text)
+    assert procfs.sample().psi_state == PRESENT
+    psi.unlink()
+    assert Procfs(str(root), str(root)).sample().psi_state == ABSENT
 
 
 def test_boot_id(root: Path) -> None:

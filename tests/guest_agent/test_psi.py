@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_guest_agent.psi import Psi, parse_psi
+from ballonet_guest_agent.psi import ABSENT, OFF, PRESENT, UNREADABLE, Psi, parse_psi, psi_state
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def test_linux_6_1() -> None:
     """Percent with two decimals become parts of ten thousand, exactly."""
-    assert parse_psi((FIXTURES / "linux-6.1/pressure_memory").read_text()) == Psi(1234, 310, 918273, 104512)
+    assert parse_psi((FIXTURES / "linux-6.1/pressure_memory").read_text()) == Psi(
+        some_avg10_permyriad=1234,
+        full_avg10_permyriad=310,
+        some_us=918273,
+        full_us=104512,
+        some_avg60_permyriad=456,
+        full_avg60_permyriad=120,
+        some_avg300_permyriad=102,
+        full_avg300_permyriad=33,
+    )
 
 
 def test_no_psi() -> None:
@@ -23,6 +33,23 @@ def test_no_psi() -> None:
     assert parse_psi(None) is None
     assert parse_psi("") is None
     assert parse_psi("full avg10=0.00 avg60=0.00 avg300=0.00 total=7\n") is None
+
+
+@pytest.mark.parametrize(
+    ("error_number", "state"),
+    [
+        (errno.EOPNOTSUPP, OFF),
+        (errno.ENOENT, ABSENT),
+        (errno.ENOTDIR, ABSENT),
+        (errno.EACCES, UNREADABLE),
+        (errno.EIO, UNREADABLE),
+        (0, UNREADABLE),
+    ],
+)
+def test_why_there_is_none(error_number: int, state: str) -> None:
+    """Off, absent and unreadable are told apart by the error; a text without totals is unreadable."""
+    assert psi_state(None, error_number) == state
+    assert psi_state(Psi(some_us=5), 0) == PRESENT
 
 
 @pytest.mark.parametrize("average", ["1.2", "1,20", "101.00", "-1.00", "1.2e", "nan", ""])

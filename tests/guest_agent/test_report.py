@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
 from ballonet_guest_agent.sample import Sample
+from ballonet_guest_agent.zram import Zram
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MIB = 1024
@@ -77,3 +78,34 @@ def test_locked_memory_does_not_go_to_swap(make_guest) -> None:
     free = unmovable_kib(guest.sample(), guest.ram_kib)
     guest.unevictable_kib = 400 * MIB
     assert unmovable_kib(guest.sample(), guest.ram_kib) == free + 400 * MIB
+
+
+def test_zram_is_no_free_room(make_guest) -> None:
+    """Of 600 MiB that would go to zram a part stays; without zram all of it leaves, and the rest is between the two."""
+    guest = make_guest()
+    guest.anon_kib = guest.used_kib = 600 * MIB
+    guest.swap_total_kib = guest.swap_free_kib = 1000 * MIB
+    on_disk = unmovable_kib(guest.sample(), guest.ram_kib)
+    guest.zram = Zram(1000 * MIB, 0, 0)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == on_disk + 300 * MIB
+    guest.zram = Zram(200 * MIB, 0, 0)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == on_disk + 100 * MIB
+
+
+def test_zram_is_counted_once(make_guest) -> None:
+    """What zram holds is in use already and comes neither twice nor on top where the kernel has MemAvailable."""
+    guest = make_guest()
+    guest.swap_total_kib, guest.swap_free_kib = 400 * MIB, 0
+    guest.used_kib, guest.anon_kib = 500 * MIB, 300 * MIB
+    plain = unmovable_kib(guest.sample(), guest.ram_kib)
+    guest.zram = Zram(400 * MIB, 400 * MIB, 150 * MIB)
+    assert unmovable_kib(guest.sample(), guest.ram_kib) == plain == (64 + 500) * MIB
+
+
+def test_zram_where_nothing_is_said_of_available_memory() -> None:
+    """Without MemAvailable what zram holds is added, as it is in none of the lines."""
+    meminfo = "MemTotal: 1000000 kB\nAnonPages: 1000 kB\nSUnreclaim: 500 kB\n"
+    plain = Sample.from_texts(meminfo, "", None, True)
+    with_zram = Sample.from_texts(meminfo, "", None, True, zram=Zram(9000, 9000, 3000))
+    assert unmovable_kib(plain, 1_000_000) == 1500
+    assert unmovable_kib(with_zram, 1_000_000) == 4500

@@ -22,7 +22,7 @@ from ballonet_protocol import (
     Report,
     SetPolicy,
 )
-from ballonet_protocol.limits import FRAMES_BURST, FRAMES_PER_S
+from ballonet_protocol.limits import DEMANDS_PER_S, FRAMES_BURST, FRAMES_PER_S
 
 
 def kinds(messages: list[object]) -> list[str]:
@@ -302,7 +302,21 @@ def test_never_more_than_the_frame_budget(stage) -> None:
     frames = len(stage.frames)
     for _ in range(100):
         stage.inflate(1024 * 1024)
-    assert len(stage.frames) - frames == RESERVED_FRAMES
+    assert len(stage.frames) - frames == RESERVED_FRAMES - DEMANDS_PER_S
+    assert "Demand" in kinds(stage.press("full"))
+
+
+def test_a_flood_of_commands_leaves_the_pings_their_answers(stage) -> None:
+    """A coordinator that answers each REPORT with hundreds of commands still hears PONG, once a second."""
+    stage.open()
+    stage.wait(3)
+    pongs = 0
+    for token in range(50):
+        for _ in range(100):
+            stage.inflate(1024 * 1024)
+        stage.monotonic_s += 0.1
+        pongs += kinds(stage.send(Ping(token=token))).count("Pong")
+    assert 4 <= pongs <= 6
 
 
 def test_flood_does_not_shut_the_door(stage) -> None:

@@ -36,7 +36,7 @@ def test_refused(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr("os.write", write)
     triggers = PsiTriggers(str(path))
-    assert triggers.arm(25_000, 10_000) == "Invalid argument"
+    assert triggers.arm(25_000, 10_000) == "Invalid argument; a window of 500 ms needs CAP_SYS_RESOURCE"
     assert triggers.fds == {}
     assert len(os.listdir("/proc/self/fd")) == before
 

@@ -22,6 +22,8 @@ def test_linux_6_1() -> None:
         swap_in_pages=256,
         swap_out_pages=12288,
         direct_scan_pages=40960,
+        kswapd_scan_pages=204800,
+        restored_pages=4,
         alloc_stalls=12,
         oom_kills=1,
         balloon_inflated_pages=131072,
@@ -60,3 +62,9 @@ def test_known_names_with_any_values(lines: list[tuple[str, str]]) -> None:
     """Known names with absurd values do not raise, and counters are never negative."""
     vm = parse_vmstat("\n".join(f"{name} {value}" for name, value in lines))
     assert all(value is None or value >= 0 for value in (getattr(vm, name) for name in vm._fields))
+
+
+def test_restored_pages_of_both_kinds() -> None:
+    """One line before 5.9, two after it."""
+    assert parse_vmstat("workingset_restore 7\n").restored_pages == 7
+    assert parse_vmstat("workingset_restore_anon 3\nworkingset_restore_file 4\n").restored_pages == 7

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ballonet_guest_agent.want import HotSwap, comfort_kib, present_kib, shortfall_kib, want_kib
+from ballonet_guest_agent.zram import Zram
 
 MIB = 1024
 
@@ -78,3 +79,12 @@ def test_hot_swap_fades(make_guest) -> None:
     assert hot.kib(guest.sample()) == 50 * MIB
     guest.swap_free_kib = guest.swap_total_kib - 7
     assert hot.kib(guest.sample()) == 7
+
+
+def test_hot_swap_in_zram_is_half_there(make_guest) -> None:
+    """Memory read back from zram is wanted without the part of it that zram holds already."""
+    guest, hot = make_guest(), HotSwap()
+    guest.swap_total_kib, guest.swap_free_kib = 200 * MIB, 0
+    hot.add(100 * MIB, 1.0)
+    guest.zram = Zram(200 * MIB, 200 * MIB, 50 * MIB)
+    assert hot.kib(guest.sample()) == 75 * MIB

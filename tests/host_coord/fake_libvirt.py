@@ -21,10 +21,10 @@ class Hang(Exception):
 class InlineThreads:
     """Runs calls in the caller's task; one that hangs sleeps until it is cancelled."""
 
-    async def run(self, ended: Callable[[], None], function: Callable[..., _T], *args: Any) -> _T:
+    async def run(self, ended: Callable[[], None], function: Callable[[], _T]) -> _T:
         await trio.lowlevel.checkpoint()
         try:
-            result = function(*args)
+            result = function()
         except Hang:
             await trio.sleep_forever()
             raise
@@ -160,11 +160,15 @@ class FakeConnection:
         self.callbacks[number] = callback
         return number
 
+    def domainEventDeregisterAny(self, number: int) -> None:
+        del self.callbacks[number]
+
     def isAlive(self) -> int:
         return int(self.alive)
 
     def close(self) -> int:
-        self.alive = False
+        """libvirt's connection lives on for as long as anything is registered on it."""
+        self.alive = self.alive and bool(self.callbacks or self.close_callback)
         return 0
 
     def _check(self, what: str) -> None:
@@ -183,6 +187,14 @@ class FakeConnection:
         if name not in self.libvirt.running:
             raise libvirtError(f"Domain not found: no domain with matching name '{name}'", 42)
         return self.libvirt.running[name]
+
+    def lookupByUUIDString(self, uuid: str) -> FakeDomain:
+        if not self.alive:
+            raise libvirtError("internal error: client socket is closed", 1)
+        for domain in self.libvirt.running.values():
+            if domain.uuid == uuid:
+                return domain
+        raise libvirtError(f"Domain not found: no domain with matching uuid '{uuid}'", 42)
 
     def getAllDomainStats(self, what: int, flags: int) -> list[tuple[FakeDomain, dict[str, Any]]]:
         """As with NOWAIT: what another request occupies is told without QEMU's own part."""
@@ -239,7 +251,7 @@ class FakeLibvirt:
 
     def event(self, domain: FakeDomain, number: int, *detail: Any) -> None:
         for connection in self.connections:
-            if connection.alive:
+            if connection.alive and connection.callbacks:
                 connection.callbacks[number](connection, domain, *detail, None)
 
     def lifecycle(self, domain: FakeDomain, event: int) -> None:

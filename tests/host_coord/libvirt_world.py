@@ -18,7 +18,6 @@ from ballonet_host_coord.model import VmEventKind
 from .fake_libvirt import FakeLibvirt, InlineThreads
 
 RAM_KIB = 1048576
-BEGAN_WALL_S = time.time() - 1000
 
 
 class Clock:
@@ -29,19 +28,20 @@ class Clock:
         await trio.sleep(seconds)
 
 
-def run(test: Callable[[FakeLibvirt, LibvirtHypervisor], Awaitable[None]]) -> None:
-    """Run `test` with a fake libvirt and our port to it; time jumps when all wait. Each domain's process is an old one
-    with a number of its own."""
+def run(test: Callable[[FakeLibvirt, LibvirtHypervisor], Awaitable[None]], age_s: float = 1000) -> None:
+    """Run `test` with a fake libvirt and our port to it; time jumps when all wait. Each domain's process is `age_s` old
+    and has a number of its own."""
+    began_wall_s = time.time() - age_s
 
     async def main() -> None:
         fake = FakeLibvirt()
-        link = LibvirtLink("qemu:///system", lib=fake, threads=InlineThreads, event_loop=lambda lib: None)
+        link = LibvirtLink("qemu:///system", lib=fake, threads=InlineThreads(), event_loop=lambda lib: None)
         with trio.fail_after(600):
             await test(fake, LibvirtHypervisor(link, Clock(), ["/nowhere"]))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            libvirt_vm, "find_qemu", lambda name, uuid, user, folders: Process(int(uuid[-6:]), BEGAN_WALL_S)
+            libvirt_vm, "find_qemu", lambda name, uuid, user, folders: Process(int(uuid[-6:]), began_wall_s)
         )
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), strict_exception_groups=True)
 

@@ -12,7 +12,7 @@ import trio.testing
 
 from ballonet_host_coord import libvirt_link
 from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
-from ballonet_host_coord.libvirt_link import CALL_TIMEOUT_S, LibvirtLink, LinkEvent, LinkEventKind, is_local
+from ballonet_host_coord.libvirt_link import LibvirtLink, LinkEvent, LinkEventKind, is_local
 from ballonet_host_coord.model import RunState, VmEventKind
 from ballonet_host_coord.ports import PortError, VmGone
 
@@ -43,25 +43,6 @@ def test_a_missing_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             await LibvirtHypervisor(LibvirtLink("qemu:///system"), Clock(), []).domains()
 
     trio.run(main)
-
-
-def test_calls_without_an_answer_cost_a_new_connection() -> None:
-    """A third call that hangs ends the connection, before libvirtd stops listening to it; a new one works."""
-
-    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
-        for name in ("a", "b", "c"):
-            fake.domain(name).hangs = True
-            fake.running[name].occupied = True
-            await hypervisor.vm(name).connect()
-        for name in ("a", "b", "c"):
-            with pytest.raises(VmGone, match=f"within {CALL_TIMEOUT_S:g} s"):
-                await hypervisor.vm(name).set_target(1000)
-        assert not hypervisor.link.connected
-        fake.domain("d")
-        assert len(await hypervisor.domains()) == 4
-        assert len(fake.connections) == 2
-
-    run(test)
 
 
 def test_a_hanging_libvirtd_has_one_attempt_at_a_time() -> None:
@@ -137,6 +118,21 @@ def test_a_restarted_libvirtd_is_found_again() -> None:
     run(test)
 
 
+def test_a_closed_link_leaves_nothing_open() -> None:
+    """Every callback is taken back, on a live connection and on one that had ended: each would hold it open."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        await hypervisor.domains()
+        fake.restart()
+        await trio.sleep(1)
+        await hypervisor.domains()
+        await hypervisor.aclose()
+        assert len(fake.connections) == 4
+        assert not any(connection.alive or connection.callbacks for connection in fake.connections)
+
+    run(test)
+
+
 def test_a_dead_connection_is_noticed_without_a_word() -> None:
     """Where libvirt's thread has not told yet, the first call that fails does."""
 
@@ -144,7 +140,8 @@ def test_a_dead_connection_is_noticed_without_a_word() -> None:
         fake.domain("web")
         vm = hypervisor.vm("web")
         await vm.connect()
-        fake.connections[0].alive = False
+        for connection in fake.connections:
+            connection.alive = False
         with pytest.raises(VmGone, match="client socket is closed"):
             await vm.facts()
         assert (await vm_event(vm)) is VmEventKind.GONE

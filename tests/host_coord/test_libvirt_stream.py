@@ -13,7 +13,7 @@ from ballonet_host_coord.libvirt_link import LibvirtLink
 from ballonet_host_coord.libvirt_stream import BUFFER_BYTES, LibvirtStream, open_stream
 from ballonet_host_coord.ports import PortError
 
-from .fake_libvirt import FakeLibvirt, InlineThreads, libvirtError
+from .fake_libvirt import FakeConnection, FakeLibvirt, InlineThreads, libvirtError
 
 
 class FakeStream:
@@ -69,13 +69,13 @@ class FakeStream:
 def run(test: Callable[[FakeStream, LibvirtStream], Awaitable[None]]) -> None:
     async def main() -> None:
         fake, stream = FakeLibvirt(), FakeStream()
-        link = LibvirtLink("qemu:///system", lib=fake, threads=InlineThreads, event_loop=lambda lib: None)
+        link = LibvirtLink("qemu:///system", lib=fake, threads=InlineThreads(), event_loop=lambda lib: None)
         await link.connect()
         domain = fake.domain("web")
-        link.connection.newStream = lambda flags: stream
+        FakeConnection.newStream = lambda connection, flags: stream  # type: ignore[attr-defined]
         domain.openChannel = lambda port, stream, flags: 0  # type: ignore[attr-defined]
         with trio.fail_after(60):
-            await test(stream, await open_stream(link, "web: channel", domain, "org.ballonet.agent.0"))
+            await test(stream, await open_stream(link, "web: channel", domain.uuid, "org.ballonet.agent.0"))
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), strict_exception_groups=True)
 

@@ -12,12 +12,10 @@ from typing import Any, Protocol
 
 from msgpack import unpackb
 from tests.guest_agent.conftest import BOOT_ID, Guest
-from tests.host_coord.builders import CountedRandomness
 
 from ballonet_guest_agent.actions import Identity, Instant, SetTriggers, TakeSample, Write
 from ballonet_guest_agent.agent import Agent
 from ballonet_guest_agent.config import AgentSettings
-from ballonet_host_coord.session import AgentSession
 
 from .vector_bytes import TYPES, body, pack, plain, uncobs, unplain, wire
 
@@ -106,39 +104,6 @@ class AgentUnit:
         return written
 
 
-class CoordinatorUnit:
-    """Our coordinator's session with one agent."""
-
-    def __init__(self, _given: dict[str, Any]) -> None:
-        self.session = AgentSession(CountedRandomness())
-        self._now_s = 0.0
-        self.session.attached(1024 * 1024, 0.0)
-
-    def receive(self, data: bytes) -> None:
-        self.session.received(data, self._now_s)
-
-    def advance(self, most_ms: float) -> float:
-        end_s = min(self._now_s + most_ms / 1000, max(self._now_s, self.session.deadline_s()))
-        passed_s, self._now_s = end_s - self._now_s, end_s
-        self.session.tick(self._now_s)
-        return passed_s * 1000
-
-    def act(self, what: dict[str, Any]) -> None:
-        ((name, value),) = what.items()
-        if name == "inflate":
-            sizes = (value["target"] // 1024, value["floor"] // 1024, value["rate"] // 1024)
-            self.session.ask_inflate(value["gen"], *sizes, self._now_s)
-        elif name == "deflate":
-            self.session.tell_deflate(value["gen"], value["target"] // 1024, self._now_s)
-        elif name == "stop":
-            self.session.goodbye(self._now_s)
-        else:
-            raise LookupError(name)
-
-    def take(self) -> list[bytes]:
-        return [self.session.take_output()]
-
-
 class Replay:
     """One script, played to one unit."""
 
@@ -154,10 +119,13 @@ class Replay:
     def run(self) -> None:
         """Raises Broken at the first step that does not hold."""
         for number, step in enumerate(self.script["steps"]):
-            try:
-                self._step(step)
-            except Broken as broken:
-                raise Broken(f"{self.script['id']}, step {number} {step}: {broken}") from None
+            self._numbered(number, step)
+
+    def _numbered(self, number: int, step: dict[str, Any]) -> None:
+        try:
+            self._step(step)
+        except Broken as broken:
+            raise Broken(f"{self.script['id']}, step {number} {step}: {broken}") from None
 
     def _step(self, step: dict[str, Any]) -> None:
         self._listen()
@@ -266,10 +234,17 @@ class Replay:
 
 def replay_session(script: dict[str, Any]) -> Replay:
     """Plays a script to our own peer of its role. Raises Broken."""
-    unit: Unit = (AgentUnit if script["role"] == "agent" else CoordinatorUnit)(script["given"])
-    replay = Replay(script, unit)
+    replay = Replay(script, _unit(script))
     replay.run()
     return replay
+
+
+def _unit(script: dict[str, Any]) -> Unit:
+    if script["role"] == "agent":
+        return AgentUnit(script["given"])
+    from .session_coordinator import CoordinatorUnit  # it runs on fewer Pythons than the agent
+
+    return CoordinatorUnit(script["given"])
 
 
 def _check_counts(tally: Counter[str], bounds: dict[str, list[int]]) -> None:

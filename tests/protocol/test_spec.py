@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from ballonet_protocol import (
     VmReport,
     limits,
 )
+from ballonet_protocol._enums import IntEnum
 from ballonet_protocol._framing import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_WIRE_BYTES
 from ballonet_protocol._messages import CAPABILITIES, EVENTS, REQ, RSP
 from ballonet_protocol._records import BIN, INT, MAX_INT, RANGE, TEXT, TEXTS, Field
@@ -75,7 +75,7 @@ def _as_written(field: Field) -> list[str]:
 def _check_fields(record_type: type[Record], section: str) -> None:
     rows = _rows(section)
     assert [row[:5] for row in rows] == [_as_written(field) for field in record_type.FIELDS]
-    for row, field in zip(rows, record_type.FIELDS, strict=True):
+    for row, field in zip(rows, record_type.FIELDS):
         assert row[5], f"{row[0]} has no meaning"
         named = row[5].rpartition(": ")[2]
         assert ENUMS.get(named) is field.choices

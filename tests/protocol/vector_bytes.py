@@ -140,7 +140,7 @@ def plain(value: Any) -> Any:
         return {"bin": value.hex()}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def unplain(value: Any) -> Any:

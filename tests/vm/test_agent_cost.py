@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from ballonet_host_coord.demo.machine import Guest, MachineSpec
-from ballonet_protocol import COORDINATOR, Bye, ByeWhy, Connection, Hello, HelloAck, Message, Report
+from ballonet_protocol import COORDINATOR, Bye, ByeWhy, Connection, Hello, HelloAck, Message, Ping, Report
 
 RAM_KIB = 512 * 1024
 UNIT = "ballonet-guest-agent.service"
@@ -19,6 +20,9 @@ MOST_CPU_RATIO = 0.001
 MOST_GROWTH_KIB = 64
 """A page may be touched for the first time at any moment; what is lost with every round would be more by then."""
 RECONNECTIONS = 5
+MOST_RESIDENT_KIB = 10 * 1024
+MOST_PRIVATE_DIRTY_KIB = 4 * 1024
+LIVE_REPORTS = 8
 HELLO_EVERY_S = 2.0
 ANSWER_WITHIN_S = 10.0
 
@@ -43,6 +47,8 @@ class Seen:
     alone_s: float = 0.0
     conversations: list[tuple[float, Report]] = field(default_factory=list)
     """Seconds until the session was open, and the first report in it."""
+    rollup: dict[str, int] = field(default_factory=dict)
+    """KiB by name, in the middle of a session, after LIVE_REPORTS reports."""
 
 
 async def cost(guest: Guest) -> Cost:
@@ -53,11 +59,18 @@ async def cost(guest: Guest) -> Cost:
     return Cost(pid, int(utime) + int(stime), int(status.split()[1]))
 
 
-async def converse(path: Path, politely: bool) -> tuple[float, Report]:
-    """Be the host for as long as it takes to hear one report; leave with a BYE or without."""
+async def rollup(guest: Guest) -> dict[str, int]:
+    lines = (await guest.run(f"cat /proc/$(systemctl show -P MainPID {UNIT})/smaps_rollup")).splitlines()[1:]
+    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+
+
+async def converse(
+    path: Path, politely: bool, reports: int = 1, live: Callable[[], Awaitable[None]] | None = None
+) -> tuple[float, Report]:
+    """Be the host for as long as it takes to hear so many reports, then do `live`; leave with a BYE or without."""
     began_s = trio.current_time()
     connection = Connection(COORDINATOR)
-    with trio.fail_after(ANSWER_WITHIN_S):
+    with trio.fail_after(ANSWER_WITHIN_S * reports):
         async with await trio.open_unix_socket(path) as stream:
             while True:
                 nonce = secrets.token_bytes(16)
@@ -68,6 +81,11 @@ async def converse(path: Path, politely: bool) -> tuple[float, Report]:
                     break
             open_s = trio.current_time() - began_s
             report = await answer(connection, stream, Report)
+            for count in range(1, reports):
+                await answer(connection, stream, Report)
+                await stream.send_all(connection.send(Ping(token=count)))
+            if live is not None:
+                await live()
             if politely:
                 await stream.send_all(connection.send(Bye(why=ByeWhy.STOP)))
     assert isinstance(report, Report)
@@ -103,6 +121,11 @@ def seen(machines, play) -> Seen:
             for count in range(RECONNECTIONS):
                 seen.conversations.append(await converse(machine.agent_path, politely=count % 2 == 0))
             seen.at_the_end = await cost(guest)
+
+            async def look() -> None:
+                seen.rollup = await rollup(guest)
+
+            await converse(machine.agent_path, politely=True, reports=LIVE_REPORTS, live=look)
         return seen
 
     return play(scenario)
@@ -121,6 +144,13 @@ def test_an_agent_without_a_host_does_not_grow(seen):
     """Waiting for a host, however long, takes no memory; and the agent is the same process all the time."""
     assert seen.after.pid == seen.before.pid
     assert 0 < seen.after.rss_kib <= seen.before.rss_kib + MOST_GROWTH_KIB
+
+
+def test_an_agent_at_work_is_small(seen):
+    """In a session, at one report a second, the service stays within what a guest may be asked to pay for it."""
+    assert 0 < seen.rollup["Private_Dirty"] <= MOST_PRIVATE_DIRTY_KIB
+    assert 0 < seen.rollup["Rss"] <= MOST_RESIDENT_KIB
+    assert seen.rollup["Locked"] > seen.rollup["Rss"] // 2, "the agent's pages are not locked"
 
 
 def test_a_host_that_comes_is_answered(seen):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +42,20 @@ COMMANDS = {
     "failed": "systemctl --failed --no-legend --plain",
     "root is": "findmnt -n -o SOURCE,OPTIONS /",
     "balloon": "cat /sys/bus/virtio/drivers/virtio_balloon/virtio*/features",
+    "check": "ballonet-agent check --json; echo $?",
+    "check of another port": "ballonet-agent check --json --port org.example.0 || true",
+    "held by another": (
+        "systemctl stop ballonet-guest-agent.service; "
+        "sh -c 'exec 3<>/dev/virtio-ports/org.ballonet.agent.0; exec sleep 600' & holder=$!; "
+        "until [ -e /proc/$holder/fd/3 ]; do sleep 0.1; done; "
+        "echo $holder; ballonet-agent check --json || true; kill $holder; "
+        "systemctl start ballonet-guest-agent.service"
+    ),
     "release": ". /etc/os-release; echo $VERSION_ID",
+    "sample": "ballonet-agent sample --json",
+    "zram": "modprobe zram && echo 64M > /sys/block/zram0/disksize && mkswap /dev/zram0 && swapon /dev/zram0",
+    # Without the swap disk, so that all swap is zram.
+    "sample with zram": "swapoff /dev/vdb && ballonet-agent sample --json && swapon /dev/vdb && swapoff /dev/zram0",
 }
 
 
@@ -91,6 +106,35 @@ def test_the_compared_agent_stays_off_without_its_port(seen):
     assert seen.output["compared agent"] == "inactive"
 
 
+def test_check_finds_nothing_to_mend(seen):
+    """As root in a guest that is set up as it should be all is well; the hints are those that the demo's QEMU earns."""
+    said, _, code = seen.output["check"].rpartition("\n")
+    rows = json.loads(said)["findings"]
+    assert int(code) == 0
+    assert {row["name"] for row in rows if row["level"] == "problem"} == set()
+    assert {row["name"] for row in rows if row["level"] == "hint"} <= {"reporting"}
+    texts = {row["name"]: row["text"] for row in rows}
+    assert "by the running agent" in texts["port"]
+    assert texts["service"] == "the service runs"
+    assert texts["psi"] == "the PSI trigger can be armed"
+
+
+def test_check_lists_the_ports_that_there_are(seen):
+    """Asked for a port that the VM lacks, it names those that it has and prints the channel to paste."""
+    (row,) = [row for row in json.loads(seen.output["check of another port"])["findings"] if row["name"] == "port"]
+    assert row["level"] == "problem"
+    assert "org.ballonet.agent.0" in row["text"]
+    assert "<target type='virtio' name='org.example.0'/>" in row["mend"].splitlines()[3]
+
+
+def test_check_names_who_has_the_port(seen):
+    """A process that holds the port in the agent's place is named with its number."""
+    pid, _, said = seen.output["held by another"].partition("\n")
+    (row,) = [row for row in json.loads(said)["findings"] if row["name"] == "port"]
+    assert row["level"] == "problem"
+    assert f"sleep (pid {pid})" in row["text"]
+
+
 def test_swap_is_on(seen):
     """A guest has swap, as the demo promises."""
     assert int(seen.output["swap"]) >= 400 << 20
@@ -99,6 +143,33 @@ def test_swap_is_on(seen):
 def test_the_balloon_may_deflate_on_oom(seen):
     """The driver negotiated feature 2, without which a shrink would take memory for good."""
     assert seen.output["balloon"][2] == "1"
+
+
+def unknown(values: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The names below which nothing is known."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from unknown(value, f"{path}{name}.")
+        elif value is None:
+            yield path + name
+
+
+def test_the_agent_reads_everything_there_is(seen):
+    """On Debian 12 no sensor is unknown, PSI is there, and what does not fit into the guest is not claimed."""
+    sample = json.loads(seen.output["sample"])
+    assert list(unknown(sample)) == []
+    assert sample["psi"]["state"] == "present"
+    assert sample["balloon"]["deflate_on_oom"] is True
+    assert sample["zram"] == {"size_kib": 0, "stored_kib": 0, "held_kib": 0}
+    memory = sample["memory"]
+    assert memory["available_kib"] + memory["anon_kib"] + memory["balloon_kib"] <= memory["total_kib"] < RAM_KIB
+
+
+def test_swap_in_memory_is_told_from_swap(seen):
+    """zram that is in use as swap is seen as such, and all of the swap is zram where there is nothing else."""
+    sample = json.loads(seen.output["sample with zram"])
+    assert list(unknown(sample)) == []
+    assert sample["zram"]["size_kib"] == sample["memory"]["swap_total_kib"] > 0
 
 
 def test_a_target_set_before_the_first_instruction_arrives(seen):

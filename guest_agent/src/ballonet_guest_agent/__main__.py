@@ -43,6 +43,7 @@ def main() -> int:
     if options is not None and sys.executable:
         code = (
             f"import sys; sys.path[:] = {search_path()!r}; "
+            "from ballonet_guest_agent.diet import lean_msgpack; lean_msgpack(); "
             "from ballonet_guest_agent.daemon import main; sys.exit(main(sys.argv[1:]))"
         )
         os.execv(sys.executable, [sys.executable, *options, "-S", "-c", code, *sys.argv[1:]])

@@ -13,11 +13,12 @@ from __future__ import annotations
 from ballonet_guest_agent.actions import SetTriggers, TakeSample, trigger_us
 from ballonet_guest_agent.asking import Asking, Need
 from ballonet_guest_agent.balloon_floor import computed_floor_kib
-from ballonet_guest_agent.cadence import REPORT_CLOSEST_S, ReportRhythm
+from ballonet_guest_agent.cadence import COMMANDS_PER_S, REPORT_CLOSEST_S, CommandBudget, ReportRhythm
 from ballonet_guest_agent.consent import Consent, View
 from ballonet_guest_agent.pressure import Harm
 from ballonet_guest_agent.report import memory_report, psi_report, unmovable_kib, vm_report
 from ballonet_guest_agent.session import MAJOR, MINOR, NEVER_S, Session, milliseconds
+from ballonet_guest_agent.values import between, kib_up
 from ballonet_guest_agent.want import present_kib, shortfall_kib, want_kib
 from ballonet_guest_agent.watch import DEFAULT_FULL_PERMYRIAD, DEFAULT_SOME_PERMYRIAD, Watch
 from ballonet_protocol import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from ballonet_guest_agent.config import AgentSettings
     from ballonet_guest_agent.sample import Sample
 
+COMMANDS = (Hello, Inflate, Deflate, SetPolicy)
 CAPABILITIES = ("psi", "refault", "events")
 #: What a coordinator may call dead: not less than its own ping's period, nor so long that a consent outlives it.
 DEAD_MS_RANGE = (2_000, 60_000)
@@ -70,7 +72,10 @@ class Agent:
         self.watch = Watch(identity.has_psi_trigger)
         self._asking = Asking(self.consent, self.watch)
         self._rhythm = ReportRhythm(settings.report_ms / 1000)
+        self._commands = CommandBudget()
+        self._flooded = False
         self._waiting: Message | None = None
+        self._fired: str | None = None
         self._ram_kib: int | None = None
         self._policy_gen = 0
         self._policy_floor_kib = 0
@@ -118,11 +123,11 @@ class Agent:
     def pressed(self, kind: str, now: Instant) -> list[Action]:
         """A PSI trigger fired: "some" or "full"; "poll" is a shell's own reading of the stall counter."""
         self._begin(now)
-        self.watch.note_harm(now.monotonic_s)
         if self.session.live:
-            severity = Severity.STARVING if kind == "full" else Severity.STALLING
-            self._asking.raise_(Harm(DemandWhy.PSI, severity))
-            self._sample_when_due(now)
+            self._fired = "full" if "full" in (kind, self._fired) else kind
+            self._take_sample()
+        else:
+            self.watch.note_harm(now.monotonic_s)
         return self._finish()
 
     def psi_lost(self, now: Instant) -> list[Action]:
@@ -131,6 +136,12 @@ class Agent:
         if self.watch.has_psi_trigger:
             self.watch.has_psi_trigger = False
             self.session.send_event("psi_lost", now)
+        return self._finish()
+
+    def psi_found(self, now: Instant) -> list[Action]:
+        """The PSI triggers are armed (again)."""
+        self._begin(now)
+        self.watch.has_psi_trigger = True
         return self._finish()
 
     def tick(self, now: Instant) -> list[Action]:
@@ -176,7 +187,7 @@ class Agent:
 
     def _forget(self) -> None:
         """Nobody is there any more: consent, harm and rhythm belonged to the conversation."""
-        self._waiting = None
+        self._waiting = self._fired = None
         self.consent.end()
         self._asking.forget()
         self.watch.forget()
@@ -187,11 +198,25 @@ class Agent:
             message = self.session.next_message(now)
             if message is None:
                 break
+            if isinstance(message, COMMANDS) and not self._hears_command(message, now):
+                continue
             if isinstance(message, SetPolicy):
                 self._set_policy(message, now)
-            elif isinstance(message, (Hello, Inflate, Deflate)):
+            elif isinstance(message, COMMANDS):
                 self._waiting = message
                 self._take_sample()
+
+    def _hears_command(self, command: Message, now: Instant) -> bool:
+        """False for one too many: it changes nothing and is not answered, as if it were lost on the way."""
+        if self._commands.take(now.monotonic_s):
+            self._flooded = False
+            return True
+        if not self._flooded:
+            self._flooded = True
+            self.session.log(4, f"more than {COMMANDS_PER_S} commands a second: those beyond are not heard")
+        if isinstance(command, Hello):
+            self.session.turn_away(now)
+        return False
 
     def _take_sample(self) -> None:
         if not any(isinstance(action, TakeSample) for action in self.session.out):
@@ -216,8 +241,8 @@ class Agent:
         self._forget()
         self.consent.reset()
         dead_ms = (limits and limits.dead_ms) or int(DEAD_S * 1000)
-        self.session.dead_s = _between(dead_ms, *DEAD_MS_RANGE) / 1000
-        self._rhythm.period_s = _between(report_ms, REPORT_LEAST_MS, REPORT_MOST_MS) / 1000
+        self.session.dead_s = between(dead_ms, *DEAD_MS_RANGE) / 1000
+        self._rhythm.period_s = between(report_ms, REPORT_LEAST_MS, REPORT_MOST_MS) / 1000
         self._ram_kib = None if hello.ram_bytes is None else hello.ram_bytes // 1024
         self._policy_gen = self._policy_floor_kib = 0
         self._set_triggers(DEFAULT_SOME_PERMYRIAD, DEFAULT_FULL_PERMYRIAD)
@@ -259,7 +284,7 @@ class Agent:
             if policy.report_ms is not None:
                 self._rhythm.period_s = policy.report_ms / 1000
             if policy.floor_bytes is not None:
-                self._policy_floor_kib = _kib_up(policy.floor_bytes)
+                self._policy_floor_kib = kib_up(policy.floor_bytes)
                 if self._ram_kib is not None and self._policy_floor_kib > self._ram_kib:
                     status = PolicyStatus.CLAMPED
             self._set_triggers(
@@ -293,7 +318,7 @@ class Agent:
 
     def _floor_kib(self, sample: Sample) -> int:
         """The floor in force: the newest INFLATE's, where that is higher. A host can raise it, never lower it."""
-        return max(self._own_floor_kib(sample), min(_kib_up(self.consent.floor_bytes), self._ram(sample)))
+        return max(self._own_floor_kib(sample), min(kib_up(self.consent.floor_bytes), self._ram(sample)))
 
     def _want_kib(self, sample: Sample, severity: int | None = None) -> int:
         hot_kib = self.watch.hot_swap.kib(sample)
@@ -301,7 +326,13 @@ class Agent:
 
     def _need(self, sample: Sample) -> Need:
         ram_kib = self._ram(sample)
-        return Need(ram_kib, present_kib(sample, ram_kib), self._want_kib(sample), shortfall_kib(sample, ram_kib))
+        return Need(
+            ram_kib,
+            present_kib(sample, ram_kib),
+            self._want_kib(sample),
+            shortfall_kib(sample, ram_kib),
+            unmovable_kib(sample, ram_kib),
+        )
 
     # ---- a new sample ------------------------------------------------------------------------------------------
 
@@ -310,8 +341,13 @@ class Agent:
             self.watch.attend(now.monotonic_s)
         granted_bytes = self.consent.granted_bytes(now.boottime_s)
         granted_kib = None if granted_bytes is None else granted_bytes // 1024
-        for harm in self.watch.observe(sample, now, self._ram(sample), granted_kib):
+        in_move = self._asking.in_move(now.monotonic_s)
+        for harm in self.watch.observe(sample, now, self._ram(sample), granted_kib, in_move):
             self._asking.raise_(harm)
+        fired, self._fired = self._fired, None
+        if fired is not None and self.watch.stalls(now.monotonic_s, in_move):
+            severity = Severity.STARVING if fired == "full" else Severity.STALLING
+            self._asking.raise_(Harm(DemandWhy.PSI, severity))
         if self.watch.compared:
             self.consent.close_grant(self._present_bytes(sample))
         if self.watch.oom_killed:
@@ -409,11 +445,3 @@ class Agent:
         gen, status = state
         bt = milliseconds(now)
         self.session.send(BalloonStatus(gen=gen, status=status, current_bytes=current_bytes, boottime_ms=bt), now)
-
-
-def _between(number: int, low: int, high: int) -> int:
-    return min(max(number, low), high)
-
-
-def _kib_up(size_bytes: int) -> int:
-    return -(-size_bytes // 1024)

@@ -2,6 +2,7 @@
 
     harm while an INFLATE is on its way, or within a second of its arrival    names its gen and stops it
     harm within a second of that stop                                         names the gen again
+    what cannot move outgrows by 2 % of RAM what an INFLATE on its way was agreed to   names its gen and stops it
     a second after the stop: still short, or harmed since the stop            asked again, without gen
     short without a stall    asked once, and again when the need has grown; not while an INFLATE is on its way or has
                              just arrived, and afterwards only for what goes beyond the INFLATE's own effect
@@ -28,12 +29,13 @@ WORSE_PART = 50  # 1/50 = 2 %
 
 
 class Need(Value):
-    """The guest's sizes in one sample, KiB: nominal RAM, what it has, what it would like, what is missing."""
+    """The guest's sizes in one sample, KiB: nominal RAM, what it has, would like, misses, and cannot move."""
 
     ram_kib: int
     present_kib: int
     want_kib: int
     shortfall_kib: int
+    unmovable_kib: int = 0
 
 
 class Ask(Value):
@@ -90,13 +92,17 @@ class Asking:
         self._arrived_s = now_s
         self._asked_kib = need.want_kib
 
+    def in_move(self, now_s: float) -> bool:
+        """Is an INFLATE on its way, or so lately over that what happens is its doing?"""
+        return self._consent.shrinking or self._just_arrived(now_s) or self._just_stopped(now_s)
+
     def look(self, need: Need, now_s: float) -> None:
         """Once per sample: raise what no harm has raised."""
+        if self._consent.shrinking and need.unmovable_kib > self._agreed_kib() + need.ram_kib // WORSE_PART:
+            self._gate.raise_(Harm(DemandWhy.COMMIT, Severity.SHORT))
         if not need.shortfall_kib:
             self._asked_kib = 0
-        elif self._has_grown(need) and not (
-            self._consent.shrinking or self._just_arrived(now_s) or self._just_stopped(now_s)
-        ):
+        elif self._has_grown(need) and not self.in_move(now_s):
             self._gate.raise_(Harm(DemandWhy.COMMIT, Severity.SHORT))
         if self._stop is not None and not self._just_stopped(now_s):
             stop, self._stop = self._stop, None
@@ -122,6 +128,9 @@ class Asking:
     def asked(self, want_kib: int) -> None:
         """A DEMAND has named this size."""
         self._asked_kib = want_kib
+
+    def _agreed_kib(self) -> int:
+        return (self._consent.effective_bytes or 0) // 1024
 
     def _has_grown(self, need: Need) -> bool:
         return need.want_kib > max(need.present_kib, self._asked_kib + need.ram_kib // WORSE_PART)

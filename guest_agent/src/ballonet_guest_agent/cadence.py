@@ -24,6 +24,20 @@ SIGNIFICANT_PART = 50  # 1/50 = 2 %
 #: A start, a session and its end are a dozen lines; a peer that causes more has one line a second and a count.
 LINES_BURST, LINES_PER_S = 20, 1
 
+#: HELLO, INFLATE, DEFLATE and SET_POLICY: each costs a pass over /proc or new PSI triggers. A coordinator that keeps to
+#: the wire's rate may send as many, so only one that does not is not heard.
+COMMANDS_BURST, COMMANDS_PER_S = FRAMES_BURST, FRAMES_PER_S
+
+#: New thresholds begin a new window, and a trigger that is armed anew all the time never fires.
+ARMINGS_BURST, ARMINGS_PER_S = 4, 0.5
+
+#: What the port may cost, in seconds of processor time: with the burst less than a twentieth of a core over any
+#: three seconds. The burst is a hundred commands natively and a few under emulation; beyond it answers come later.
+WORK_BURST_S, WORK_RATIO = 0.06, 0.025
+#: A shorter rest saves nothing, as waking costs more than a frame. A longer one is never needed for what 4 KiB cost,
+#: but a guest that thrashes charges its reclaim to whoever reads: the agent must not go deaf for that.
+REST_LEAST_S, REST_LONGEST_S = 0.1, 0.5
+
 
 class Backoff:
     """Pauses that grow: 1 s, x1.5, at most 15 s, less a jitter that is the guest's own."""
@@ -50,7 +64,7 @@ class Backoff:
 class Budget:
     """Token bucket: `most` at once, `per_s` a second in the long run."""
 
-    def __init__(self, most: int, per_s: float) -> None:
+    def __init__(self, most: float, per_s: float) -> None:
         self._most = most
         self._per_s = per_s
         self._tokens: float = most
@@ -75,6 +89,26 @@ class FrameBudget(Budget):
 
     def __init__(self) -> None:
         super().__init__(FRAMES_BURST, FRAMES_PER_S)
+
+
+class CommandBudget(Budget):
+    """Over the commands that are heard; what goes beyond is as if it were lost on the way."""
+
+    def __init__(self) -> None:
+        super().__init__(COMMANDS_BURST, COMMANDS_PER_S)
+
+
+class WorkBudget(Budget):
+    """Over the processor time that the port costs."""
+
+    def __init__(self) -> None:
+        super().__init__(WORK_BURST_S, WORK_RATIO)
+
+    def spend(self, now_s: float, work_s: float) -> float:
+        """So much has been worked until now. For how long the port is to be left unread, 0.0: it may be read."""
+        self._refill(now_s)
+        self._tokens = max(self._tokens - work_s, -REST_LONGEST_S * WORK_RATIO)
+        return 0.0 if self._tokens >= 0.0 else max(REST_LEAST_S, -self._tokens / WORK_RATIO)
 
 
 class LineBudget(Budget):

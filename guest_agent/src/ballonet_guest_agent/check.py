@@ -1,29 +1,31 @@
 """What is missing on this guest for the agent to do its work, and how to mend each: facts in, findings out.
 
-The facts come from look.py. Permissions are judged for the agent's user, whoever asks.
+The facts come from look.py. Permissions are judged for the agent's user, whoever asks. What the port, the service and
+the agent's process say is judged here, what the guest's kernel says in check_kernel.py.
 """
 
 from __future__ import annotations
 
-from ballonet_guest_agent.look import AGENT_USER, Facts
-from ballonet_guest_agent.values import Value
+from ballonet_guest_agent.check_kernel import kernel_findings
+from ballonet_guest_agent.finding import HINT, OK, PROBLEM, Finding
+from ballonet_guest_agent.look import AGENT_USER, Facts, shut_out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ballonet_guest_agent.look import Access
-    from ballonet_guest_agent.sample import Sample
+    from ballonet_guest_agent.processes import Process
 
-OK, HINT, PROBLEM = "ok", "hint", "problem"
-_CAP_SYS_RESOURCE = 1 << 24
+#: Exit codes; 2 is a wrong command line, as everywhere. `WELL` allows hints.
+WELL, MEND, UNSURE = 0, 1, 3
+VERDICTS = {WELL: "well", MEND: "mend", UNSURE: "unsure"}
+#: What the service's OOMScoreAdjust= asks for.
+_OOM_SCORE_ADJ = -900
 
 
-class Finding(Value):
-    """One line of `check`. `mend` is empty for what is well."""
-
-    name: str
-    level: str
-    text: str
-    mend: str = ""
+def exit_code(found: list[Finding]) -> int:
+    """MEND: something keeps the agent or a shrink from working. UNSURE: nothing found, but only root sees all."""
+    if any(finding.level == PROBLEM for finding in found):
+        return MEND
+    return UNSURE if any(finding.name == "caller" for finding in found) else WELL
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -32,15 +34,21 @@ def findings(facts: Facts) -> list[Finding]:
     if not facts.caller_is_root:
         text = "not run as root: what only the service may do was judged by permissions and could not be tried"
         found.append(Finding("caller", HINT, text, "run `ballonet-agent check` as root"))
-    if _is_served_by_user(facts):
-        found.append(_user(facts))
-    found += [_port(facts), _memory(facts.sample), _psi(facts), _swap(facts.sample), *_balloon(facts.sample)]
-    return found
+    if facts.is_served_by_user:
+        found += [*_virtual(facts), _user(facts)]
+    found.append(_port(facts))
+    if facts.is_served_by_user:
+        found += [*_service(facts), *_agent(facts)]
+    return found + kernel_findings(facts)
 
 
-def _is_served_by_user(facts: Facts) -> bool:
-    """The service has a port or a line; a Unix socket is for development, by whoever starts the agent."""
-    return not facts.port.startswith("unix:")
+def _virtual(facts: Facts) -> list[Finding]:
+    if facts.machine.hypervisor is None:
+        return []
+    if facts.machine.hypervisor == "none":
+        text = "this is no virtual machine: the service does not start here (ConditionVirtualization=vm)"
+        return [Finding("vm", PROBLEM, text, "install the agent in the guests; the host has the coordinator")]
+    return [Finding("vm", OK, f"a virtual machine ({facts.machine.hypervisor})")]
 
 
 def _user(facts: Facts) -> Finding:
@@ -50,88 +58,117 @@ def _user(facts: Facts) -> Finding:
     return Finding("user", OK, f"the service's user {AGENT_USER} exists")
 
 
-def _shut_out(facts: Facts, access: Access | None) -> bool:
-    """Is the agent's user kept from this file?"""
-    if facts.account is None or access is None or not _is_served_by_user(facts):
-        return False
-    return not access.lets(facts.account)
+def channel_lines(port: str) -> str:
+    """What makes this port: lines for the domain's XML, and the same for QEMU's command line."""
+    return (
+        "add the channel to the VM; with libvirt (virsh edit) these lines below <devices>:\n"
+        "<channel type='unix'>\n"
+        "  <source mode='bind'/>\n"
+        f"  <target type='virtio' name='{port}'/>\n"
+        "</channel>\n"
+        "with QEMU alone (one virtio-serial-pci is enough for all ports):\n"
+        "-device virtio-serial-pci -chardev socket,id=ballonet,path=/run/vm/NAME.agent,server=on,wait=off\n"
+        f"-device virtserialport,chardev=ballonet,name={port}"
+    )
+
+
+def _no_port(facts: Facts) -> Finding:
+    machine, mend = facts.machine, channel_lines(facts.port)
+    text = f"no virtio port named {facts.port}"
+    if not machine.console_device and not machine.port_names:
+        return Finding("port", PROBLEM, f"{text}: the VM has no virtio-serial controller", mend)
+    if not machine.console_driver:
+        text += ": the VM has a virtio-serial controller, but the kernel module virtio_console is not loaded"
+        return Finding("port", PROBLEM, text, "modprobe virtio_console (a kernel with CONFIG_VIRTIO_CONSOLE)")
+    if machine.port_names:
+        text += f"; there is {', '.join(machine.port_names)}"
+        alike = [name for name in machine.port_names if "ballonet" in name]
+        if alike:
+            mend = f"is it that one? Then `port = {alike[0]}` in agent.conf. Else {mend}"
+    return Finding("port", PROBLEM, text, mend)
+
+
+def _named(processes: tuple[Process, ...]) -> str:
+    return ", ".join(f"{process.command} (pid {process.pid})" for process in processes)
+
+
+def _busy_port(facts: Facts) -> Finding:
+    where = f"{facts.port_path} is in use"
+    if facts.port_holders:
+        strangers = tuple(process for process in facts.port_holders if not process.is_agent)
+        if strangers:
+            mend = "stop it (systemctl status PID shows what it belongs to), or give it a port with a name of its own"
+            return Finding("port", PROBLEM, f"{where} by {_named(strangers)}, so the agent cannot open it", mend)
+        return Finding("port", OK, f"{where} by the running agent, as it should be")
+    if facts.agents or not facts.caller_is_root:
+        return Finding("port", OK, f"{where}, by the running agent as it should be; by whom, only root can see")
+    text = f"{where} by a process that cannot be seen from here, and no agent runs"
+    return Finding("port", PROBLEM, text, "look in the containers of this guest (fuser -v on the device)")
 
 
 def _port(facts: Facts) -> Finding:
     if facts.port_path is None:
-        mend = (
-            "add a virtio-serial channel with this name to the VM: libvirt <channel type='unix'>"
-            f"<target type='virtio' name='{facts.port}'/></channel>, QEMU -device virtserialport,name={facts.port}"
-        )
-        return Finding("port", PROBLEM, f"no virtio port named {facts.port}", mend)
+        return _no_port(facts)
     if facts.serial_error is not None:
         return Finding("port", PROBLEM, facts.serial_error, "install python3-serial (or pip install pyserial)")
     if facts.port_busy:
-        return Finding("port", OK, f"{facts.port_path} is in use, by the running agent as it should be")
+        return _busy_port(facts)
     access = facts.port_access
-    if access is not None and _shut_out(facts, access):
+    if access is not None and shut_out(facts, access):
         mend = "install the udev rule 60-ballonet-guest-agent.rules, then udevadm trigger; for a UART the group dialout"
         text = f"{facts.port_path} is {access.uid}:{access.gid} {access.mode:04o}: {AGENT_USER} cannot open it"
         return Finding("port", PROBLEM, text, mend)
     judged_by_mode = not facts.caller_is_root and facts.account is not None and access is not None
-    if facts.port_error is not None and not (judged_by_mode and _is_served_by_user(facts)):
+    if facts.port_error is not None and not (judged_by_mode and facts.is_served_by_user):
         mend = "see that it is the right port, and that the agent's user may open it"
         return Finding("port", PROBLEM, f"{facts.port_path}: {facts.port_error}", mend)
     return Finding("port", OK, f"{facts.port_path} can be opened")
 
 
-def _memory(sample: Sample) -> Finding:
-    needed = {
-        "MemTotal": sample.memory.total_kib,
-        "MemFree": sample.memory.free_kib,
-        "MemAvailable": sample.memory.available_kib,
-        "Committed_AS": sample.memory.committed_kib,
-    }
-    missing = [name for name, kib in needed.items() if kib is None]
-    if missing:
-        mend = "needs Linux 3.14 or later with /proc mounted"
-        return Finding("memory", PROBLEM, f"/proc/meminfo does not say {', '.join(missing)}", mend)
-    return Finding("memory", OK, "/proc/meminfo has what a report needs")
+def _service(facts: Facts) -> list[Finding]:
+    unit = facts.unit
+    if unit is None or facts.machine.hypervisor == "none":
+        return []
+    level, text, mend = OK, "the service runs", ""
+    if unit.load == "not-found":
+        level, text = (HINT if facts.agents else PROBLEM), "there is no unit ballonet-guest-agent.service"
+        mend = "install the package, or the unit by hand; then systemctl daemon-reload"
+    elif unit.load == "masked":
+        level, text = PROBLEM, "the service is masked: nothing can start it"
+        mend = "systemctl unmask ballonet-guest-agent"
+    elif unit.active == "failed":
+        level, text = PROBLEM, f"the service has failed ({unit.result})"
+        mend = "journalctl -u ballonet-guest-agent says why; then systemctl restart ballonet-guest-agent"
+    elif unit.file.startswith("enabled"):
+        level, text = HINT, "the service is enabled, so it is started at boot also where no port is"
+        mend = "systemctl disable ballonet-guest-agent; the port's appearance starts it"
+    elif unit.active in ("activating", "reloading"):
+        level, text = HINT, f"the service is starting, or starting again ({unit.restarts} times so far)"
+        mend = "journalctl -u ballonet-guest-agent says why"
+    elif unit.active != "active":
+        text = "the service does not run"
+        if facts.port_path is not None and not facts.agents:
+            level, text = PROBLEM, "the port is there and the service does not run"
+            mend = (
+                "install the udev rule 60-ballonet-guest-agent.rules, then "
+                "udevadm trigger --subsystem-match=virtio-ports --action=add"
+            )
+    return [Finding("service", level, text, mend)]
 
 
-def _psi(facts: Facts) -> Finding:
-    if facts.sample.psi is None:
-        mend = "boot with psi=1 (kernel 4.20 or later with CONFIG_PSI)"
-        text = "no /proc/pressure/memory: stalls are guessed from other counters, a second late"
-        return Finding("psi", PROBLEM, text, mend)
-    late = "stalls are read from the counter, up to a second late"
-    if _shut_out(facts, facts.psi_access):
-        mend = "a newer kernel lets others write it; or User=root for the service (systemctl edit ballonet-guest-agent)"
-        return Finding("psi", PROBLEM, f"only root may write /proc/pressure/memory here: {late}", mend)
-    if facts.agent_capabilities is not None and not facts.agent_capabilities & _CAP_SYS_RESOURCE:
-        mend = "start it as the service does (AmbientCapabilities=CAP_SYS_RESOURCE)"
-        return Finding("psi", PROBLEM, f"the running agent lacks CAP_SYS_RESOURCE: {late}", mend)
-    if facts.psi_error is not None and facts.caller_is_root:
-        mend = "see whether /proc/pressure/memory may be written here (containers and old kernels refuse)"
-        return Finding("psi", PROBLEM, f"PSI trigger refused ({facts.psi_error}): {late}", mend)
-    if facts.psi_error is not None:
-        return Finding("psi", OK, "/proc/pressure/memory lets the service arm its trigger, as far as permissions tell")
-    return Finding("psi", OK, "the PSI trigger can be armed")
-
-
-def _swap(sample: Sample) -> Finding:
-    total_kib = sample.memory.swap_total_kib
-    if not total_kib:
-        mend = "add a swap file or zram, an eighth of the memory or more"
-        text = "no swap: what is not used cannot be moved away, and a shortage ends in the OOM killer"
-        return Finding("swap", HINT, text, mend)
-    return Finding("swap", OK, f"{total_kib // 1024} MiB of swap")
-
-
-def _balloon(sample: Sample) -> list[Finding]:
-    if sample.vm.balloon_inflated_pages is None and sample.memory.balloon_kib is None:
-        mend = "needs a kernel with CONFIG_MEMORY_BALLOON and the virtio_balloon module"
-        return [Finding("balloon", PROBLEM, "the kernel counts no balloon: this guest is observed, never shrunk", mend)]
-    if sample.deflate_on_oom is None:
-        mend = "add <memballoon model='virtio' autodeflate='on'/>, QEMU -device virtio-balloon-pci,deflate-on-oom=on"
-        return [Finding("balloon", PROBLEM, "no virtio balloon device", mend)]
-    if not sample.deflate_on_oom:
-        mend = "<memballoon model='virtio' autodeflate='on'/>, QEMU deflate-on-oom=on, then start the VM anew"
-        text = "deflate-on-oom is off: an allocation beyond the shrunk size fails at once, so the host does not shrink"
-        return [Finding("balloon", PROBLEM, text, mend)]
-    return [Finding("balloon", OK, "virtio balloon with deflate-on-oom")]
+def _agent(facts: Facts) -> list[Finding]:
+    if not facts.agents:
+        return []
+    first = facts.agents[0]
+    if len(facts.agents) > 1:
+        mend = "stop all but the service's (systemctl show -P MainPID ballonet-guest-agent)"
+        return [Finding("agent", PROBLEM, f"more than one agent runs: {_named(facts.agents)}", mend)]
+    lacks = []
+    if first.locked_kib == 0:
+        lacks.append("its memory is not locked, so a guest short of memory pages it out")
+    if first.oom_score_adj is not None and first.oom_score_adj > _OOM_SCORE_ADJ:
+        lacks.append(f"its oom_score_adj is {first.oom_score_adj}, so the OOM killer may take it")
+    if lacks:
+        mend = "let the service start it (OOMScoreAdjust=, CAP_IPC_LOCK), with lock_memory = yes in agent.conf"
+        return [Finding("agent", HINT, f"the agent runs (pid {first.pid}), but {' and '.join(lacks)}", mend)]
+    return [Finding("agent", OK, f"the agent runs (pid {first.pid})")]

@@ -9,11 +9,14 @@ import click
 
 import ballonet_guest_agent
 from ballonet_guest_agent.balloon_floor import computed_floor_kib
-from ballonet_guest_agent.check import OK, PROBLEM, findings
+from ballonet_guest_agent.check import VERDICTS, exit_code, findings
 from ballonet_guest_agent.config import PORTS_ALLOWED, AgentSettings, check_port
 from ballonet_guest_agent.daemon import load_settings, run_daemon
+from ballonet_guest_agent.finding import OK
+from ballonet_guest_agent.kernels import first_kernel
 from ballonet_guest_agent.look import look
 from ballonet_guest_agent.procfs import Procfs
+from ballonet_guest_agent.psi import Psi
 from ballonet_guest_agent.want import want_kib
 from ballonet_protocol.units import format_kib
 
@@ -66,31 +69,45 @@ def sample(config: str | None, as_json: bool) -> None:
             continue
         click.echo(section)
         for name, value in values.items():
-            click.echo(f"  {name:26} {_shown(name, value):>16}")
+            click.echo(f"  {name:26} {_shown(name, value):>16}{_why_unknown(name, value)}")
 
 
 @main.command()
 @_port
 @_config
 @_json
-def check(port: str | None, config: str | None, as_json: bool) -> None:
-    """Say what is missing on this guest and how to mend it. Exit code 1 when something must be mended."""
+@click.option("--quiet", is_flag=True, help="Print only what is not well.")
+def check(port: str | None, config: str | None, as_json: bool, quiet: bool) -> None:
+    """Say what is missing on this guest and how to mend it.
+
+    A problem keeps the agent or a shrink from working; a hint makes either worse.
+
+    \b
+    Exit code:
+      0  all is well (there may be hints)
+      1  something must be mended
+      2  the command line is wrong
+      3  nothing is wrong as far as this user can see; root sees all
+    """
     settings, where, problems = _read(config, port)
     found = findings(look(settings, where, problems))
+    code = exit_code(found)
+    shown = [finding for finding in found if finding.level != OK or not quiet]
     if as_json:
-        rows = [{"name": f.name, "level": f.level, "text": f.text, "mend": f.mend} for f in found]
-        click.echo(json.dumps(rows, indent=2))
+        rows = [{"name": f.name, "level": f.level, "text": f.text, "mend": f.mend} for f in shown]
+        click.echo(json.dumps({"verdict": VERDICTS[code], "exit_code": code, "findings": rows}, indent=2))
     else:
-        for finding in found:
-            click.echo(f"{finding.level:8} {finding.name:9} {finding.text}")
-            if finding.level != OK:
-                click.echo(f"{'':18} -> {finding.mend}")
-    sys.exit(1 if any(finding.level == PROBLEM for finding in found) else 0)
+        for finding in shown:
+            click.echo(f"{finding.level:8} {finding.name:10} {finding.text}")
+            for number, line in enumerate(finding.mend.splitlines()):
+                click.echo(f"{'':19} {'->' if number == 0 else '  '} {line}")
+    sys.exit(code)
 
 
 def as_dict(reading: Sample, settings: AgentSettings) -> dict[str, object]:
     """A sample as JSON has it: KiB, counters, null for unknown.
 
+    `psi.state` says whether there is PSI (psi.py has the four states), `zram` which part of the swap is memory.
     `size` is what a REPORT adds. The nominal memory comes from a coordinator; without one it counts as what the kernel
     manages, so both sizes are lower than in a REPORT by what the kernel took before it counted.
     """
@@ -104,14 +121,20 @@ def as_dict(reading: Sample, settings: AgentSettings) -> dict[str, object]:
             want = want_kib(reading, total_kib, min(floor_kib, total_kib), 0)
     memory = {name: getattr(reading.memory, name) for name in reading.memory._fields}
     memory["total_kib"], memory["balloon_kib"] = reading.total_kib, reading.balloon_kib
-    psi = reading.psi
+    psi = reading.psi or Psi()
     return {
         "memory": memory,
-        "psi": None if psi is None else {name: getattr(psi, name) for name in psi._fields},
+        "psi": {"state": reading.psi_state, **{name: getattr(psi, name) for name in psi._fields}},
         "vm": {name: getattr(reading.vm, name) for name in reading.vm._fields},
+        "zram": {name: getattr(reading.zram, name) for name in reading.zram._fields},
         "size": {"want_kib": want, "floor_kib": floor_kib},
         "balloon": {"deflate_on_oom": reading.deflate_on_oom, "page_kib": reading.page_kib},
     }
+
+
+def _why_unknown(name: str, value: object) -> str:
+    first = first_kernel(name) if value is None else None
+    return "" if first is None else f"  (Linux {first} or later)"
 
 
 def _shown(name: str, value: object) -> str:

@@ -12,6 +12,8 @@ from ballonet_protocol.units import parse_size
 
 DEFAULT_PORT = "org.ballonet.agent.0"
 DEFAULT_PATH = "/etc/ballonet/agent.conf"
+#: So many wrong lines are named; a sentence for each line of a file that is no text would take megabytes.
+PROBLEMS_MOST = 100
 
 
 class AgentSettings(Value):
@@ -77,13 +79,18 @@ _KEYS = {
 def parse_config(text: str, name: str) -> tuple[AgentSettings, list[str]]:
     """Settings, and one sentence per line that could not be taken. `name` is the file's, for those sentences.
 
-    "#" begins a comment at the start of a line; the last of a repeated key is refused, the first holds.
+    "#" begins a comment at the start of a line; the last of a repeated key is refused, the first holds. A byte
+    order mark and carriage returns are no part of a line.
     """
     values: dict[str, object] = {}
     problems: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    unnamed = 0
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         line = line.strip()
         if not line or line.startswith("#"):
+            continue
+        if len(problems) == PROBLEMS_MOST:
+            unnamed += 1  # this is no file of settings; a right line behind a hundred wrong ones is chance
             continue
         where = f"{name} line {number}"
         key, equals, value = line.partition("=")
@@ -100,4 +107,6 @@ def parse_config(text: str, name: str) -> tuple[AgentSettings, list[str]]:
                 values[attribute] = read(value)  # type: ignore[operator]
             except ValueError:
                 problems.append(f"{where}: {key} = {value[:60]!r} is not allowed; allowed is {allowed}")
+    if unnamed:
+        problems.append(f"{name}: {unnamed} more lines after {PROBLEMS_MOST} wrong ones are not looked at")
     return AgentSettings(**values), problems

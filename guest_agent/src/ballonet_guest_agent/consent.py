@@ -10,6 +10,8 @@
              else                   accepted
     DEFLATE  older gen -> stale;  same gen -> duplicate;  above RAM -> clamped;  else accepted
 
+One gen names one command: an INFLATE under the gen of a DEFLATE is a duplicate with the present size, and the reverse.
+
 A consent is live until its lease (`ttl`, in CLOCK_BOOTTIME: suspended time counts) runs out, a newer gen comes, a
 DEMAND is sent, the session changes or the coordinator is silent for too long. A consent that has ended does not come
 back with a resent command: the duplicate is answered with the present size.
@@ -115,7 +117,7 @@ class Consent:
     def _repeated(self, command: Inflate | Deflate, view: View, boottime_s: float) -> Answer:
         """Today's value: what was agreed to, no lower than what would be agreed to now."""
         present = view.ram_bytes if view.present_bytes is None else view.present_bytes
-        if not self.live or self.effective_bytes is None:
+        if not self.live or self.effective_bytes is None or isinstance(command, Inflate) != self.inflating:
             return Answer(self.gen, AckStatus.DUPLICATE, present, self._why)
         self._begin_lease(command, boottime_s)
         effective, why = self.effective_bytes, self._why

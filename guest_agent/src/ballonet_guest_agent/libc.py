@@ -1,4 +1,4 @@
-"""The two C library calls that Python's cheap modules lack: locking memory and a datagram to the service manager.
+"""The C library calls that Python's cheap modules lack: memory's own, and a datagram to the service manager.
 
 They go through the C half of ctypes (50 KB of private memory). Its Python half costs 0.2 MB more and makes an
 executable page, which a hardened service may not; `socket` costs 1.0 MB and even `_socket` 0.2 MB.
@@ -11,6 +11,7 @@ import sys
 
 _RTLD_NOW = 2
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_MADV_DONTNEED = 4
 _AF_UNIX, _SOCK_DGRAM, _SOCK_NONBLOCK, _SOCK_CLOEXEC = 1, 2, 0o4000, 0o2000000
 #: sun_path with its final zero.
 _LONGEST_PATH = 108
@@ -20,7 +21,7 @@ class Unavailable(Exception):
     """This Python cannot call the C library; carries the reason."""
 
 
-def _call(name: str, *arguments: int | bytes) -> int:
+def _call(name: str, *arguments: object) -> int:
     try:
         import _ctypes
 
@@ -41,6 +42,29 @@ def lock_memory() -> str | None:
     except Unavailable as unavailable:
         return str(unavailable)
     return None if result == 0 else "not permitted (needs CAP_IPC_LOCK or a larger LimitMEMLOCK)"
+
+
+def trim_heap() -> None:
+    """Return to the kernel what the C library holds for later: whole free pages, wherever they are."""
+    try:
+        _call("malloc_trim", 0)
+    except Unavailable:  # not glibc
+        return
+
+
+def drop_pages(start: int, size_bytes: int) -> bool:
+    """Forget the pages of a mapping; the next access reads them from its file. True when it was done.
+
+    Only for mappings without pages of the process's own, whose contents would be lost.
+    """
+    try:
+        import _ctypes
+
+        # An address does not fit the C int that a bare Python int becomes.
+        wide = type("c_ulong", (_ctypes._SimpleCData,), {"_type_": "L"})
+        return _call("madvise", wide(start), wide(size_bytes), _MADV_DONTNEED) == 0
+    except (ImportError, Unavailable):
+        return False
 
 
 def send_datagram(path: bytes, data: bytes) -> bool:

@@ -16,8 +16,8 @@ import os
 import select
 import time
 
-from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write
-from ballonet_guest_agent.cadence import LineBudget
+from ballonet_guest_agent.actions import Instant, Log, SetTriggers, TakeSample, Write, trigger_us
+from ballonet_guest_agent.cadence import ARMINGS_BURST, ARMINGS_PER_S, Budget, LineBudget, WorkBudget
 from ballonet_guest_agent.notify import log, notify, watchdog_period_s
 from ballonet_guest_agent.port import AWAY
 from ballonet_protocol.limits import QUEUE_BYTES, WRITE_STUCK_S
@@ -56,14 +56,17 @@ LOOK_FOR_HOST_S = 15.0
 REOPEN_S, STUCK_MOST = 1.0, 2
 #: A name that is not there is looked for less and less often.
 SEARCH_LONGEST_S = 5.0
+#: Triggers that could not be armed, or were lost, are tried again this often: a lack of descriptors or memory passes.
+REARM_S = 60.0
 #: A flood on the port must not keep PSI events waiting: 64 KiB, then look round.
 READS_PER_TURN = 16
 EXIT_STOPPED, EXIT_STUCK = 0, 75
 
 
 def read_clocks() -> Instant:
-    """Now, by the kernel."""
-    return Instant(time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
+    """Now, by the kernel. BOOTTIME first: a process that is held up between the two must not seem to have slept."""
+    boottime_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Instant(time.monotonic(), boottime_s)
 
 
 class Loop:
@@ -77,6 +80,7 @@ class Loop:
         triggers: PsiTriggers,
         now: Callable[[], Instant] = read_clocks,
         say: Callable[[int, str], None] = log,
+        work_s: Callable[[], float] = time.process_time,
     ) -> None:
         self.agent = agent
         self.exit_code: int | None = None
@@ -86,6 +90,12 @@ class Loop:
         self._now = now
         self._say_line = say
         self._lines = LineBudget()
+        self._armings = Budget(ARMINGS_BURST, ARMINGS_PER_S)
+        self._arm_next: SetTriggers | None = None
+        self._work_s = work_s
+        self._work_budget = WorkBudget()
+        self._worked_s = work_s()
+        self._rest_end_s: float | None = None
         self._epoll = select.epoll()
         self._signals = -1
         self._is_open = False
@@ -99,6 +109,9 @@ class Loop:
         self._look_s = self._open_s = 0.0
         self._search_s = REOPEN_S
         self._complaint = ""
+        watch = agent.watch
+        self._wanted = SetTriggers(trigger_us(watch.some_permyriad), trigger_us(watch.full_permyriad))
+        self._refused_s = now().monotonic_s
         self._watchdog_s = watchdog_period_s()
         self._alive_s = 0.0
         for fd in triggers.fds:
@@ -139,16 +152,26 @@ class Loop:
         look = now_s >= self._look_due_s()
         if look:
             self._look_s = now_s
+        if self._rest_end_s is not None and now_s >= self._rest_end_s:
+            self._end_rest()
+        knocked = self._more or self._port.fileno() in fds
         if not self._is_open and now_s >= self._open_s:
             self._open()
-        elif self._is_open and (look or self._more or self._port.fileno() in fds):
+        elif self._is_open and (look or knocked):
             self._read()
         deadline_s = self.agent.deadline_s(self._now())
         if look or (deadline_s is not None and deadline_s <= 0):
             self._perform(self.agent.tick(self._now()))
+        if not self._triggers.fds and now_s >= self._refused_s + REARM_S:
+            self._arm_next = self._wanted
+            self._arm()
         self._flush()
         self._check_stuck()
         self._feed_watchdog(now_s)
+        if knocked:
+            self._charge_port()
+        else:
+            self._worked_s = self._work_s()
 
     def _look_due_s(self) -> float:
         nobody = self._is_open and not self._host_there
@@ -158,6 +181,8 @@ class Loop:
         if self._more:
             return 0.0
         due_s = self._look_due_s()
+        if self._rest_end_s is not None:
+            due_s = min(due_s, self._rest_end_s)
         if not self._is_open:
             due_s = min(due_s, self._open_s)
         if self._stuck_since_s is not None:
@@ -177,6 +202,7 @@ class Loop:
             self._lose_triggers("the kernel took the trigger away")
         elif kinds:
             self._perform(self.agent.pressed("full" if "full" in kinds else "some", self._now()))
+            self._worked_s = self._work_s()
 
     def _stop(self) -> None:
         self._perform(self.agent.shutdown(self._now()))
@@ -217,10 +243,14 @@ class Loop:
 
     def _watch_port(self) -> None:
         if self._port.fileno() >= 0:
-            edges = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
-            self._epoll.register(self._port.fileno(), edges)
+            self._epoll.register(self._port.fileno(), self._edges())
         if self._port.listener_fileno() >= 0:
             self._epoll.register(self._port.listener_fileno(), select.EPOLLIN)
+
+    def _edges(self) -> int:
+        if self._rest_end_s is not None:
+            return select.EPOLLET
+        return select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
     def _unwatch_port(self) -> None:
         for fd in (self._port.fileno(), self._port.listener_fileno()):
@@ -233,11 +263,12 @@ class Loop:
         self._watch_port()
         if self._port.fileno() >= 0:
             self._read()
+        self._charge_port()
 
     def _read(self) -> None:
         self._more = False
         for _ in range(READS_PER_TURN):
-            if self._port.fileno() < 0:
+            if self._port.fileno() < 0 or self._rest_end_s is not None:
                 return
             try:
                 data = self._port.read()
@@ -253,8 +284,33 @@ class Loop:
             if data is None:
                 return
             self._perform(self.agent.received(data, self._now()))
+            self._charge_port()
         # The last read may have lost the port or its host.
-        self._more = self._is_open and self._port.fileno() >= 0
+        self._more = self._is_open and self._port.fileno() >= 0 and self._rest_end_s is None
+
+    def _charge_port(self) -> None:
+        """The port pays for the work since the last charge. With its budget spent it is left unread for a while.
+
+        What comes meanwhile waits on the line. Its edges would wake us for nothing, so none is asked for; asking again
+        counts as an edge when something is there.
+        """
+        worked_s, before_s = self._work_s(), self._worked_s
+        self._worked_s = worked_s
+        now_s = self._now().monotonic_s
+        rest_s = self._work_budget.spend(now_s, worked_s - before_s)
+        if rest_s > 0.0 and self._rest_end_s is None:
+            self._rest_end_s = now_s + rest_s
+            self._more = False
+            self._ask_for_edges()
+
+    def _end_rest(self) -> None:
+        self._rest_end_s = None
+        self._more = True
+        self._ask_for_edges()
+
+    def _ask_for_edges(self) -> None:
+        if self._is_open and self._port.fileno() >= 0:
+            self._epoll.modify(self._port.fileno(), self._edges())
 
     def _host_gone(self) -> None:
         self._forget_queue()
@@ -288,9 +344,10 @@ class Loop:
             elif isinstance(action, TakeSample):
                 todo[:0] = self.agent.sampled(self._procfs.sample(), self._now())
             elif isinstance(action, SetTriggers):
-                self._arm(action)
+                self._arm_next = action
             elif isinstance(action, Log):
                 lines.append(action)
+        self._arm()
         self._flush()
         for line in lines:
             self._say(line.level, line.text)
@@ -303,19 +360,34 @@ class Loop:
             self._say_line(4, f"{left_out} lines were left out")
         self._say_line(level, text)
 
-    def _arm(self, action: SetTriggers) -> None:
-        if not self._triggers.fds:
+    def _arm(self) -> None:
+        """Arm for the newest thresholds; too soon after the last time, with a later turn."""
+        action = self._arm_next
+        if action is None or not self._armings.take(self._now().monotonic_s):
             return
+        self._arm_next = None
+        self._wanted, had = action, bool(self._triggers.fds)
+        self._unwatch_triggers()
+        reason = self._triggers.arm(action.some_us, action.full_us)
+        if reason is None:
+            for fd in self._triggers.fds:
+                self._epoll.register(fd, select.EPOLLPRI)
+            if not had:
+                self._say(5, "PSI triggers armed: stalls are announced by the kernel")
+                self._perform(self.agent.psi_found(self._now()))
+        elif had:
+            self._lose_triggers(reason)
+        else:
+            self._refused_s = self._now().monotonic_s
+
+    def _unwatch_triggers(self) -> None:
         for fd in self._triggers.fds:
             self._epoll.unregister(fd)
-        reason = self._triggers.arm(action.some_us, action.full_us)
-        if reason is not None:
-            self._lose_triggers(reason)
-        for fd in self._triggers.fds:
-            self._epoll.register(fd, select.EPOLLPRI)
 
     def _lose_triggers(self, reason: str) -> None:
+        self._unwatch_triggers()
         self._triggers.close()
+        self._refused_s = self._now().monotonic_s
         self._say(4, f"PSI triggers lost ({reason}): reading the stall counter each 250 ms while it rises")
         self._perform(self.agent.psi_lost(self._now()))
 

@@ -5,6 +5,11 @@ Without PSI triggers (no PSI, or no right to arm them) this is also how a stall 
 A balloon's counters move when the hypervisor moves it and when the guest takes memory back (deflate-on-oom). The two
 are told apart by what was announced: a deflation up to the size that a DEFLATE named is the coordinator's, everything
 beyond is the guest's own.
+
+Not every stall is the guest's. PSI counts kswapd's own work (balance_pgdat() runs inside psi_memstall_enter()), and an
+INFLATE into page cache is little else; and it counts a cgroup that fights with its own limit while the guest has memory
+to spare. Two signs of /proc/vmstat tell them apart: did the kernel scan for the whole guest (`scanned`; reclaim at a
+cgroup's limit is not counted there), and did any task wait for memory or lose what it was using (`waited`).
 """
 
 from __future__ import annotations
@@ -59,6 +64,53 @@ def stall_harm(
     return None
 
 
+def scanned(before: Sample, after: Sample) -> bool:
+    """Did the kernel look for memory on behalf of the whole guest? Unknown counts as yes.
+
+    mm/vmscan.c adds to pgscan_* unless the reclaim is a cgroup's (cgroup_reclaim()).
+    """
+    kswapd = increase(before.vm.kswapd_scan_pages, after.vm.kswapd_scan_pages)
+    direct = increase(before.vm.direct_scan_pages, after.vm.direct_scan_pages)
+    return kswapd != 0 or direct != 0
+
+
+def waited(before: Sample, after: Sample) -> bool:
+    """Did a task reclaim for itself, or read back what it had been using? Unknown counts as yes, but for swap-in."""
+    old, new = before.vm, after.vm
+    if increase(old.swap_in_pages, new.swap_in_pages):
+        return True
+    pairs = (
+        (old.direct_scan_pages, new.direct_scan_pages),
+        (old.alloc_stalls, new.alloc_stalls),
+        (old.restored_pages, new.restored_pages),
+    )
+    return any(increase(a, b) != 0 for a, b in pairs)
+
+
+def move_harm(before: Sample, after: Sample, interval_s: float) -> Harm | None:
+    """Does an INFLATE on its way take what is in use, though memory is still available?
+
+    MemAvailable counts nearly all page cache, also what is read every second, so it says nothing here. Restored pages
+    were in use when they were evicted; a file that is streamed through makes refaults at any size, and none of these.
+    A kernel that does not tell them apart (before 4.20) has its refaults counted.
+    """
+    lost = increase(before.vm.restored_pages, after.vm.restored_pages)
+    if after.vm.restored_pages is None:
+        lost = refaulted_pages(before, after)
+    if (lost or 0) * after.page_kib / interval_s >= REFAULT_SHORT_KIB_PER_S:
+        return Harm(DemandWhy.REFAULT, Severity.SHORT)
+    swapped = increase(before.vm.swap_in_pages, after.vm.swap_in_pages) or 0
+    if swapped * after.page_kib / interval_s >= SWAP_IN_SHORT_KIB_PER_S:
+        return Harm(DemandWhy.SWAP_IN, Severity.SHORT)
+    return None
+
+
+def refaulted_pages(before: Sample, after: Sample) -> int:
+    """File and anonymous refaults between two samples, as far as the kernel counts them."""
+    old, new = before.vm, after.vm
+    return (increase(old.refaults_file, new.refaults_file) or 0) + (increase(old.refaults_anon, new.refaults_anon) or 0)
+
+
 def counter_harm(before: Sample, after: Sample, interval_s: float, short: bool) -> Harm | None:
     """The worst that the counters of /proc/vmstat show. `short`: available memory is below comfort.
 
@@ -74,10 +126,7 @@ def counter_harm(before: Sample, after: Sample, interval_s: float, short: bool) 
         return Harm(DemandWhy.STALL, Severity.STALLING)
     if short and swapped_kib_per_s >= SWAP_IN_SHORT_KIB_PER_S:
         return Harm(DemandWhy.SWAP_IN, Severity.SHORT)
-    refaults = (increase(old.refaults_file, new.refaults_file) or 0) + (
-        increase(old.refaults_anon, new.refaults_anon) or 0
-    )
-    if short and refaults * after.page_kib / interval_s >= REFAULT_SHORT_KIB_PER_S:
+    if short and refaulted_pages(before, after) * after.page_kib / interval_s >= REFAULT_SHORT_KIB_PER_S:
         return Harm(DemandWhy.REFAULT, Severity.SHORT)
     return None
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 
+from ballonet_guest_agent.meminfo import parse_meminfo
+from ballonet_guest_agent.psi import parse_psi, psi_state
 from ballonet_guest_agent.sample import Sample
+from ballonet_guest_agent.vmstat import parse_vmstat
+from ballonet_guest_agent.zram import Zram, parse_swaps, zram_of
 
 #: /proc files are produced a page at a time, and each read brings at most what fits.
 _READ_BYTES = 16384
@@ -23,6 +27,8 @@ class KeptFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        #: Why the last read gave None; 0 when it gave a text.
+        self.error_number = 0
         self._fd = -1
 
     def read(self) -> str | None:
@@ -37,9 +43,11 @@ class KeptFile:
                     break
                 parts.append(part)
                 offset += len(part)
-        except OSError:
+        except OSError as error:
+            self.error_number = error.errno or 0
             self.close()
             return None
+        self.error_number = 0
         return b"".join(parts).decode("latin-1")
 
     def close(self) -> None:
@@ -59,6 +67,9 @@ class Procfs:
         self._vmstat = KeptFile(proc_root + "/vmstat")
         self._psi = KeptFile(self.psi_path)
         self._balloon: str | None = None
+        self._swap_total_kib: int | None = None
+        self._zram_sizes_kib: dict[str, int] = {}
+        self._zram_files: list[KeptFile] = []
         self._page_kib = os.sysconf("SC_PAGE_SIZE") // 1024
 
     @property
@@ -68,13 +79,36 @@ class Procfs:
 
     def sample(self) -> Sample:
         """Read everything once. What cannot be read is unknown in the sample; nothing is raised."""
-        return Sample.from_texts(
-            self._meminfo.read() or "",
-            self._vmstat.read() or "",
-            self._psi.read(),
+        memory = parse_meminfo(self._meminfo.read() or "")
+        psi = parse_psi(self._psi.read())
+        return Sample(
+            memory,
+            parse_vmstat(self._vmstat.read() or ""),
+            psi,
             self.deflate_on_oom(),
             self._page_kib,
+            psi_state(psi, self._psi.error_number),
+            self._zram(memory.swap_total_kib),
         )
+
+    def psi_state(self) -> str:
+        """PRESENT, OFF, ABSENT or UNREADABLE (psi.py), now."""
+        return psi_state(parse_psi(self._psi.read()), self._psi.error_number)
+
+    def _zram(self, swap_total_kib: int | None) -> Zram:
+        """Swap devices are looked for when there is more or less swap than before; most guests have no zram."""
+        if swap_total_kib != self._swap_total_kib:
+            self._swap_total_kib = swap_total_kib
+            self._find_zram()
+        return zram_of(self._zram_sizes_kib, [file.read() for file in self._zram_files])
+
+    def _find_zram(self) -> None:
+        for file in self._zram_files:
+            file.close()
+        swaps = KeptFile(self._proc_root + "/swaps")
+        self._zram_sizes_kib = parse_swaps(swaps.read() or "")
+        swaps.close()
+        self._zram_files = [KeptFile(f"{self._sys_root}/block/{name}/mm_stat") for name in self._zram_sizes_kib]
 
     def deflate_on_oom(self) -> bool | None:
         """Did the balloon's driver negotiate deflate-on-oom? None without a balloon device.

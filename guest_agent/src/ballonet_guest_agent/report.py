@@ -74,19 +74,20 @@ def vm_report(sample: Sample) -> VmReport:
 def unmovable_kib(sample: Sample, ram_kib: int) -> int:
     """The size below which nothing but a kill makes room: memory that is neither cache nor swappable.
 
-    Anonymous and shared memory goes to swap as far as that has room and nobody locked it. The rest in use is the
-    kernel's, and most of it has no line of its own that says so on every kernel (hugetlb, page tables, stacks, per-CPU
-    memory, vmalloc): it is what is missing from MemAvailable and is not anonymous or shared. Where the kernel has no
-    MemAvailable, unreclaimable slab and what it took before it counted. 0 when it does not say even that: then the
-    floor alone guards.
+    Anonymous and shared memory goes to swap as far as that has room and nobody locked it; in zram it keeps a part of
+    itself in memory. The rest in use is the kernel's, and most of it has no line of its own that says so on every
+    kernel (hugetlb, page tables, stacks, per-CPU memory, vmalloc, zram): it is what is missing from MemAvailable and is
+    not anonymous or shared. Where the kernel has no MemAvailable, unreclaimable slab, zram and what it took before it
+    counted. 0 when it does not say even that: then the floor alone guards.
     """
     memory = sample.memory
     total_kib, anon_kib, slab_kib = sample.total_kib, memory.anon_kib, memory.slab_unreclaimable_kib
     if total_kib is None or anon_kib is None or slab_kib is None:
         return 0
     shared_kib = anon_kib + (memory.shmem_kib or 0)
-    swappable_kib = min(max(0, shared_kib - (memory.unevictable_kib or 0)), memory.swap_free_kib or 0)
-    kernel_kib = max(0, ram_kib - total_kib) + slab_kib
+    unlocked_kib = max(0, shared_kib - (memory.unevictable_kib or 0))
+    swappable_kib = sample.zram.room_kib(unlocked_kib, memory.swap_free_kib or 0)
+    kernel_kib = max(0, ram_kib - total_kib) + slab_kib + (sample.zram.held_kib or 0)
     if memory.available_kib is not None:
         used_kib = present_kib(sample, ram_kib) - memory.available_kib
         kernel_kib = max(kernel_kib, used_kib - shared_kib)

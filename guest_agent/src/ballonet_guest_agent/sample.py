@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+
 from ballonet_guest_agent.meminfo import MemInfo, parse_meminfo
-from ballonet_guest_agent.psi import Psi, parse_psi
+from ballonet_guest_agent.psi import ABSENT, Psi, parse_psi, psi_state
 from ballonet_guest_agent.values import Value, increase
 from ballonet_guest_agent.vmstat import VmStat, parse_vmstat
+from ballonet_guest_agent.zram import Zram
+
+_NO_ZRAM = Zram()
 
 
 class Sample(Value):
-    """One reading. `deflate_on_oom`: was it negotiated with the balloon device; None: no device seen."""
+    """One reading. `deflate_on_oom`: was it negotiated with the balloon device; None: no device seen.
+
+    `psi_state` says why `psi` is None; see psi.py for the four states.
+    """
 
     memory: MemInfo
     vm: VmStat
     psi: Psi | None
     deflate_on_oom: bool | None
     page_kib: int = 4
+    psi_state: str = ABSENT
+    zram: Zram = _NO_ZRAM
 
     @classmethod
     def from_texts(
@@ -25,9 +35,12 @@ class Sample(Value):
         psi: str | None,
         deflate_on_oom: bool | None,
         page_kib: int = 4,
+        zram: Zram = _NO_ZRAM,
     ) -> Sample:
         """A sample from the texts of the three files; `psi` is None where /proc/pressure/memory is missing."""
-        return cls(parse_meminfo(meminfo), parse_vmstat(vmstat), parse_psi(psi), deflate_on_oom, page_kib)
+        stalls = parse_psi(psi)
+        state = psi_state(stalls, errno.ENOENT if psi is None else 0)
+        return cls(parse_meminfo(meminfo), parse_vmstat(vmstat), stalls, deflate_on_oom, page_kib, state, zram)
 
     @property
     def balloon_kib(self) -> int | None:

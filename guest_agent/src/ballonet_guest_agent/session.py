@@ -14,12 +14,13 @@ slots is full.
 from __future__ import annotations
 
 from ballonet_guest_agent.actions import Instant, Log, Write
-from ballonet_guest_agent.cadence import Backoff, FrameBudget
+from ballonet_guest_agent.cadence import Backoff, Budget, FrameBudget
 from ballonet_protocol import (
     AGENT,
     Bye,
     ByeWhy,
     Connection,
+    Demand,
     ErrorCode,
     ErrorMessage,
     Event,
@@ -36,6 +37,7 @@ from ballonet_protocol import (
 )
 from ballonet_protocol.limits import (
     DEAD_S,
+    DEMANDS_PER_S,
     ERROR_EVERY_S,
     ERRORS_IN_A_ROW,
     HELLO_FIRST_S,
@@ -55,7 +57,7 @@ MAJOR, MINOR = 1, 0
 ASLEEP_S = 0.5
 NEVER_S = float("inf")
 #: What a flood of the coordinator's makes the agent say leaves room for what matters: an answer and a REPORT to each of
-#: the requests that may wait for one.
+#: the requests that may wait for one. Those in turn leave a second's DEMANDs, and one PONG a second goes in any case.
 DISPENSABLE = (Pong, Event, ErrorMessage)
 RESERVED_FRAMES = 2 * INFLIGHT_MOST
 
@@ -70,6 +72,7 @@ class Session:
         self.asleep = False
         self._identity = identity
         self._budget = FrameBudget()
+        self._pong_budget = Budget(1, 1)
         self._backoff = Backoff(identity.boot_id[-1])
         self._port_open = False
         self._open = False
@@ -122,7 +125,8 @@ class Session:
             self.send_event("resume", now)
             if self._port_open:
                 self.ask(HelloReqWhy.RESUMED, now)
-        self._asleep_s = asleep_s
+        # Whoever reads two clocks may be held up between them; loop.py reads so that this shows as too little sleep.
+        self._asleep_s = asleep_s if self._asleep_s is None else max(self._asleep_s, asleep_s)
         if self.live and (now.monotonic_s >= self._heard_s + self.dead_s or self._unanswered >= UNANSWERED_MOST):
             self._orphan = self._lost = True
             self._backoff.rest()
@@ -255,6 +259,10 @@ class Session:
         self._hello_due_s = NEVER_S
         return True
 
+    def turn_away(self, now: Instant) -> None:
+        """A HELLO that is not answered, because there were too many: ask for another in a second."""
+        self._close(now)
+
     def _close(self, now: Instant) -> None:
         self._open = False
         self._lost = True
@@ -272,7 +280,7 @@ class Session:
 
     def send(self, message: Message, now: Instant) -> bool:
         """Add the message's frame to `out`. False when the frame budget is spent or the message cannot be sent."""
-        if not self._budget.take(now.monotonic_s, RESERVED_FRAMES if isinstance(message, DISPENSABLE) else 0):
+        if not self._budget.take(now.monotonic_s, self._reserve(message, now)):
             return False
         try:
             frame = self.connection.send(message)
@@ -282,6 +290,12 @@ class Session:
         self.out.append(Write(frame))
         self._unanswered += 1
         return True
+
+    def _reserve(self, message: Message, now: Instant) -> int:
+        """How many frames must be left for others when this one leaves."""
+        if isinstance(message, Demand) or (isinstance(message, Pong) and self._pong_budget.take(now.monotonic_s)):
+            return 0
+        return RESERVED_FRAMES if isinstance(message, DISPENSABLE) else DEMANDS_PER_S
 
     def send_event(self, event: str, now: Instant) -> None:
         """An EVENT, where the coordinator wants them."""

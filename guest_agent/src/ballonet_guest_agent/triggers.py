@@ -10,6 +10,10 @@ import os
 
 from ballonet_guest_agent.actions import PSI_WINDOW_US
 
+#: What the kernel answers where the right is missing: EINVAL to the short window; EPERM, EACCES by a security module.
+REFUSED = (22, 1, 13)
+NEEDED = f"a window of {PSI_WINDOW_US // 1000} ms needs CAP_SYS_RESOURCE"
+
 
 class PsiTriggers:
     """Two descriptors, `some` and `full`, that become urgent (EPOLLPRI) when the stall time is exceeded."""
@@ -28,7 +32,8 @@ class PsiTriggers:
                 os.write(fd, f"{kind} {stall_us} {PSI_WINDOW_US}\0".encode())
         except OSError as error:
             self.close()
-            return error.strerror or str(error)
+            reason = error.strerror or str(error)
+            return f"{reason}; {NEEDED}" if error.errno in REFUSED else reason
         return None
 
     def close(self) -> None:

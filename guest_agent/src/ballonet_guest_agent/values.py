@@ -23,12 +23,17 @@ class Value:
 
     if TYPE_CHECKING:
         _fields: ClassVar[tuple[str, ...]]
+        _mandatory: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
         cls._fields = tuple(cls.__annotations__)
+        cls._mandatory = tuple([name for name in cls._fields if not hasattr(cls, name)])
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         names = self._fields
+        if len(args) == len(names) and not kwargs:  # most of those that a sample makes, a dozen times a second
+            self.__dict__.update(zip(names, args))
+            return
         if len(args) > len(names):
             raise TypeError(f"{type(self).__name__} takes at most {len(names)} values")
         given = dict(zip(names, args))
@@ -36,8 +41,8 @@ class Value:
             if name in given or name not in names:
                 raise TypeError(f"{type(self).__name__}: unexpected or repeated field {name!r}")
             given[name] = value
-        for name in names:
-            if name not in given and not hasattr(type(self), name):
+        for name in self._mandatory:
+            if name not in given:
                 raise TypeError(f"{type(self).__name__}: missing field {name!r}")
         self.__dict__.update(given)
 
@@ -86,3 +91,13 @@ def total_of(*parts: int | None) -> int | None:
             return None
         total += part
     return total
+
+
+def between(number: int, low: int, high: int) -> int:
+    """The nearest to `number` from `low` to `high`."""
+    return min(max(number, low), high)
+
+
+def kib_up(size_bytes: int) -> int:
+    """Bytes -> KiB that hold them."""
+    return -(-size_bytes // 1024)

@@ -41,10 +41,10 @@ class HotSwap:
         self._kib = self._kib * fade + swapped_in_kib
 
     def kib(self, sample: Sample) -> int:
-        """Hot swap now; never more than the swap in use."""
+        """Hot swap now; never more than the swap in use, and without what zram holds of it in memory already."""
         total, free = sample.memory.swap_total_kib, sample.memory.swap_free_kib
         hot = int(self._kib)
-        return hot if total is None or free is None else min(hot, max(0, total - free))
+        return hot if total is None or free is None else sample.zram.missing_kib(hot, max(0, total - free))
 
 
 def present_kib(sample: Sample, ram_kib: int) -> int:

@@ -5,13 +5,25 @@ is refused meanwhile), whether to look more often, and the moment of grace for a
 hypervisor's command and the DEFLATE that announces it leave the host together and may arrive in either order; a
 guest that takes memory back is still short a moment later.
 
+A stall is a harm when the guest is short or reclaims as a whole; it refuses and stops INFLATEs when a task also waited
+(pressure.py says why).
+
 Looking more often: each 250 ms for three seconds after a harm, a large change or a step of a move. Where PSI triggers
 cannot be armed the same holds while the stall counter rises, and stalls raise the DEMAND from here.
 """
 
 from __future__ import annotations
 
-from ballonet_guest_agent.pressure import SHORTEST_INTERVAL_S, Harm, counter_harm, self_deflated_kib, stall_harm
+from ballonet_guest_agent.pressure import (
+    SHORTEST_INTERVAL_S,
+    Harm,
+    counter_harm,
+    move_harm,
+    scanned,
+    self_deflated_kib,
+    stall_harm,
+    waited,
+)
 from ballonet_guest_agent.values import increase
 from ballonet_guest_agent.want import HotSwap, shortfall_kib
 from ballonet_protocol import DemandWhy, Severity
@@ -29,6 +41,8 @@ ATTENTIVE_PERIOD_S, ATTENTIVE_FOR_S = 0.25, 3.0
 QUIET_PERIOD_S = 1.0
 #: A stall this recent refuses an INFLATE: four windows of the PSI trigger.
 PRESSED_FOR_S = 2.0
+#: How long after its sign a stall may be reported: two windows of the trigger.
+SIGN_HOLDS_S = 1.0
 #: How long a balloon may have moved before its DEFLATE arrives.
 ANNOUNCEMENT_GRACE_S = 0.2
 
@@ -52,6 +66,8 @@ class Watch:
         self._harmed_s = float("-inf")
         self._attentive_until_s = float("-inf")
         self._unannounced_s: float | None = None
+        self._short = False
+        self._scanned_s = self._waited_s = float("-inf")
 
     def forget(self) -> None:
         """Nobody watched for a while: the next sample is compared with nothing."""
@@ -62,6 +78,21 @@ class Watch:
         """Tasks stall now."""
         self._harmed_s = now_s
         self.attend(now_s)
+
+    def stalls(self, now_s: float, in_move: bool) -> bool:
+        """Tasks stall, says PSI: is it a harm of the guest? The newest sample was taken after it said so.
+
+        `in_move`: an INFLATE is on its way or just over, and kswapd alone is at work for it.
+        """
+        self.attend(now_s)
+        own = self._short or self._reclaims(now_s)
+        hurt = self._short or (own and now_s <= self._waited_s + SIGN_HOLDS_S)
+        if hurt:
+            self.note_harm(now_s)
+        return hurt if in_move else own
+
+    def _reclaims(self, now_s: float) -> bool:
+        return now_s <= self._scanned_s + SIGN_HOLDS_S
 
     def attend(self, now_s: float) -> None:
         """Look more often for a while."""
@@ -85,15 +116,22 @@ class Watch:
             due_s = min(due_s, self._unannounced_s + ANNOUNCEMENT_GRACE_S)
         return due_s
 
-    def observe(self, sample: Sample, now: Instant, ram_kib: int, granted_kib: int | None) -> list[Harm]:
-        """Compare with the sample before; the harms found, in no promised order.
+    def observe(
+        self, sample: Sample, now: Instant, ram_kib: int, granted_kib: int | None, in_move: bool = False
+    ) -> list[Harm]:
+        """Compare with the sample before; the harms found, in no promised order. `in_move` as in `stalls`.
 
         Two samples within an instant make rates of single events: the earlier one stays to compare the next with.
         """
         before, interval_s = self._before, now.boottime_s - self._before_s
+        newest = None if before is None else self.sample
         self.sample, self.sampled_s = sample, now.monotonic_s
         self.oom_killed = self.self_moved = False
-        short = shortfall_kib(sample, ram_kib) > 0
+        self._short = short = shortfall_kib(sample, ram_kib) > 0
+        if newest is None or scanned(newest, sample):
+            self._scanned_s = now.monotonic_s
+        if newest is None or waited(newest, sample):
+            self._waited_s = now.monotonic_s
         # Also of a sample that is compared with nothing: the end of the grace asked for it, and would ask for ever.
         harms = self._self_move(sample, now, ram_kib, granted_kib, short)
         self.compared = before is not None and interval_s >= SHORTEST_INTERVAL_S
@@ -102,26 +140,27 @@ class Watch:
         if before is not None and self.compared:
             if self._unannounced_s is None and self_deflated_kib(before, sample, ram_kib, granted_kib):
                 self._unannounced_s = now.monotonic_s
-            harms += self._compare(before, sample, interval_s, now.monotonic_s, short)
-        if any(harm.severity >= Severity.STALLING for harm in harms):
+            harms += self._compare(before, sample, interval_s, now.monotonic_s, in_move)
+        if any(harm.severity >= Severity.STALLING and harm.why != DemandWhy.PSI for harm in harms):
             self.note_harm(now.monotonic_s)
         elif harms:
             self.attend(now.monotonic_s)
         return harms
 
-    def _compare(self, before: Sample, sample: Sample, interval_s: float, now_s: float, short: bool) -> list[Harm]:
+    def _compare(self, before: Sample, sample: Sample, interval_s: float, now_s: float, in_move: bool) -> list[Harm]:
         swapped = increase(before.vm.swap_in_pages, sample.vm.swap_in_pages)
         self.hot_swap.add((swapped or 0) * sample.page_kib, interval_s)
         self.oom_killed = bool(increase(before.vm.oom_kills, sample.vm.oom_kills))
         harms = []
         stalled = stall_harm(before, sample, interval_s, self.some_permyriad, self.full_permyriad)
         if stalled is not None:
-            self.note_harm(now_s)
-            if not self.has_psi_trigger:
+            if self.stalls(now_s, in_move) and not self.has_psi_trigger:
                 harms.append(stalled)
         elif not self.has_psi_trigger and self._rising(before, sample):
             self.attend(now_s)
-        counted = counter_harm(before, sample, interval_s, short)
+        counted = counter_harm(before, sample, interval_s, self._short)
+        if counted is None and in_move and self._reclaims(now_s):
+            counted = move_harm(before, sample, interval_s)
         if counted is not None:
             harms.append(counted)
         return harms

@@ -11,10 +11,12 @@ Every file but meminfo is optional: PSI and cgroups may be missing, a process ma
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -23,6 +25,10 @@ from .ports import Clock, PortError
 from .residency import Mapping, ProcessMemory, guest_ram, parse_smaps, parse_status, split
 
 log = logging.getLogger("ballonet")
+
+# A cancelled wait leaves its thread behind. trio 0.22, which Debian 12 has, calls that `cancellable`.
+_NEW_NAME = "abandon_on_cancel" in inspect.signature(trio.to_thread.run_sync).parameters
+_LEFT_BEHIND: dict[str, Any] = {"abandon_on_cancel" if _NEW_NAME else "cancellable": True}
 
 SMAPS_AGE_S = 10.0
 """QEMU's own memory creeps; a reading this old is replaced."""
@@ -84,7 +90,7 @@ class ProcHostMemory:
             return
         # Read once more in the thread: status and smaps are to be of one moment, however long it waits for its turn.
         process, ram, took_s = await trio.to_thread.run_sync(
-            self._look, qemu_pid, ram_kib, limiter=self._one_at_a_time, abandon_on_cancel=True
+            self._look, qemu_pid, ram_kib, limiter=self._one_at_a_time, **_LEFT_BEHIND
         )
         if process is None:
             return

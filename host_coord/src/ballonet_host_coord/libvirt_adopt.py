@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from .libvirt_link import LibvirtLink, LibvirtRefused
-from .libvirt_xml import AGENT_PORT, AgentChannel, DomainXml, parse_domain
+from .libvirt_callers import Caller, LibvirtRefused
+from .libvirt_link import LibvirtLink
+from .libvirt_xml import AGENT_PORT, DomainXml, parse_domain
 from .ports import PortError, VmAbsent
 
 CONTROLLER = "<controller type='virtio-serial'/>"
@@ -30,23 +31,27 @@ async def adopt(link: LibvirtLink, name: str) -> Adopted:
     done but a controller, which does no harm."""
     await link.connect()
     lib = link.lib
-    handle = await link.call(name, link.connection.lookupByName, name)
-    if not await link.call(name, handle.isActive):
+    uuid, runs, persistent = await link.call(name, lambda caller: _look_up(caller, name))
+    if not runs:
         raise VmAbsent(f"{name}: does not run; add the channel to its definition with virsh edit")
-    domain = await _domain(link, name, handle)
+    domain = await _domain(link, name, uuid)
     if domain.channel is not None:
         return Adopted.ALREADY
-    flags = lib.VIR_DOMAIN_AFFECT_LIVE
-    if await link.call(name, handle.isPersistent):
-        flags |= lib.VIR_DOMAIN_AFFECT_CONFIG
+    flags = lib.VIR_DOMAIN_AFFECT_LIVE | (lib.VIR_DOMAIN_AFFECT_CONFIG if persistent else 0)
     needs_controller = not domain.has_virtio_serial
     if needs_controller:
         try:
-            await link.call(f"{name}: virtio-serial controller", handle.attachDeviceFlags, CONTROLLER, flags)
+            await _attach(link, f"{name}: virtio-serial controller", uuid, CONTROLLER, flags)
         except LibvirtRefused as error:
             raise PortError(f"{name}: {NO_BUS} ({error})") from error
-    await _plug(link, name, handle, flags)
-    if await _channel(link, name, handle) is None:
+    try:
+        await _attach(link, f"{name}: channel", uuid, CHANNEL, flags)
+    except LibvirtRefused:
+        if not persistent:
+            raise
+        # The definition has it already, or cannot take it; the running domain matters more.
+        await _attach(link, f"{name}: channel", uuid, CHANNEL, lib.VIR_DOMAIN_AFFECT_LIVE)
+    if (await _domain(link, name, uuid)).channel is None:
         raise PortError(f"{name}: libvirt plugged the channel in and does not show it")
     return Adopted.PLUGGED_WITH_CONTROLLER if needs_controller else Adopted.PLUGGED
 
@@ -60,23 +65,15 @@ async def adopt_once(uri: str, name: str) -> Adopted:
         await link.aclose()
 
 
-async def _plug(link: LibvirtLink, name: str, handle: object, flags: int) -> None:
-    attach = handle.attachDeviceFlags  # type: ignore[attr-defined]
-    try:
-        await link.call(f"{name}: channel", attach, CHANNEL, flags)
-    except LibvirtRefused as error:
-        if flags == link.lib.VIR_DOMAIN_AFFECT_LIVE:
-            raise
-        # The definition has it already, or cannot take it; the running domain matters more.
-        try:
-            await link.call(f"{name}: channel", attach, CHANNEL, link.lib.VIR_DOMAIN_AFFECT_LIVE)
-        except LibvirtRefused:
-            raise error from None
+def _look_up(caller: Caller, name: str) -> tuple[str, bool, bool]:
+    """In a worker thread: the domain's uuid, whether it runs, and whether it has a definition."""
+    domain = caller.connection.lookupByName(name)
+    return domain.UUIDString(), bool(domain.isActive()), bool(domain.isPersistent())
 
 
-async def _channel(link: LibvirtLink, name: str, handle: object) -> AgentChannel | None:
-    return (await _domain(link, name, handle)).channel
+async def _attach(link: LibvirtLink, what: str, uuid: str, device: str, flags: int) -> None:
+    await link.call(what, lambda caller: caller.domain(uuid).attachDeviceFlags(device, flags))
 
 
-async def _domain(link: LibvirtLink, name: str, handle: object) -> DomainXml:
-    return parse_domain(await link.call(f"{name}: XML", handle.XMLDesc, 0))  # type: ignore[attr-defined]
+async def _domain(link: LibvirtLink, name: str, uuid: str) -> DomainXml:
+    return parse_domain(await link.call(f"{name}: XML", lambda caller: caller.domain(uuid).XMLDesc(0)))

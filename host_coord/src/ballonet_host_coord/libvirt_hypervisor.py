@@ -1,4 +1,4 @@
-"""The hypervisor port over libvirt: every running domain, found by itself, on one connection.
+"""The hypervisor port over libvirt: every running domain, found by itself.
 
 All VMs share one bulk call per poll (`getAllDomainStats`): 500 guests that are polled once a second cost one or two
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
@@ -21,8 +21,9 @@ from typing import Any
 
 import trio
 
-from .libvirt_link import LibvirtLink, LibvirtRefused, LinkEvent, LinkEventKind
-from .libvirt_vm import LibvirtVm
+from .libvirt_callers import Caller, LibvirtRefused
+from .libvirt_link import LibvirtLink, LinkEvent, LinkEventKind
+from .libvirt_vm import LibvirtVm, Start
 from .libvirt_xml import DomainXml, DomainXmlError, parse_domain
 from .model import Domain
 from .ports import Clock, VmAbsent, VmGone
@@ -82,16 +83,14 @@ class LibvirtHypervisor:
         """Raises VmGone where libvirt cannot be reached."""
         await self.link.connect()
         self._changed = trio.Event()  # before asking: what happens from here on is a change
-        flag = self.link.lib.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-        domains = await self.link.call("list of domains", self.link.connection.listAllDomains, flag)
+        running = await self.link.call("list of domains", running_domains)
         found = []
-        running = set()
-        for handle in domains:
-            running.add(handle.UUIDString())
-            domain = await self._described(handle)
+        for start in running:
+            domain = await self._described(start)
             if domain is not None:
                 found.append(domain)
-        self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in running}
+        uuids = {start.uuid for start in running}
+        self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in uuids}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
         return tuple(found)
@@ -116,30 +115,29 @@ class LibvirtHypervisor:
                 return poll
             return self._poll
 
-    async def described(self, handle: Any) -> DomainXml:
+    async def described(self, start: Start) -> DomainXml:
         """The domain's live XML, from memory where libvirt has told of no change. Raises VmGone, DomainXmlError."""
-        uuid, number = handle.UUIDString(), handle.ID()
-        known = self._xml.get(uuid)
-        if known is None or known[0] != number:
+        known = self._xml.get(start.uuid)
+        if known is None or known[0] != start.number:
             changes = self._xml_changes
-            text = await self.link.call(f"{handle.name()}: XML", handle.XMLDesc, 0)
+            text = await self.link.call(f"{start.name}: XML", lambda caller: caller.domain(start.uuid).XMLDesc(0))
             try:
-                known = (number, parse_domain(text))
+                known = (start.number, parse_domain(text))
             except DomainXmlError as error:
-                known = (number, error)
+                known = (start.number, error)
             if changes == self._xml_changes:  # else it may have been written before what changed
-                self._xml[uuid] = known
+                self._xml[start.uuid] = known
         if isinstance(known[1], DomainXmlError):
             raise known[1]
         return known[1]
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    async def _described(self, handle: Any) -> Domain | None:
+    async def _described(self, start: Start) -> Domain | None:
         """None for one that ended meanwhile."""
-        name, uuid = handle.name(), handle.UUIDString()
+        name, uuid = start.name, start.uuid
         try:
-            xml = await self.described(handle)
+            xml = await self.described(start)
             return Domain(name, uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
         except VmAbsent:
             return None
@@ -151,15 +149,10 @@ class LibvirtHypervisor:
             return Domain(name, uuid, fault=str(error))
 
     async def _ask(self) -> Poll:
-        lib, connection = self.link.lib, self.link.connection
-        flags = lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        what = lib.VIR_DOMAIN_STATS_STATE | lib.VIR_DOMAIN_STATS_BALLOON
         for attempt in range(ATTEMPTS):
             asked_s = self.clock.now()
             try:
-                answer = await self.link.call(
-                    "statistics of all domains", connection.getAllDomainStats, what, flags, timeout_s=self._patience_s
-                )
+                statistics = await self.link.call("statistics of all domains", all_statistics, self._patience_s)
                 break
             except VmGone:
                 if attempt == ATTEMPTS - 1 or not self.link.connected:
@@ -167,7 +160,7 @@ class LibvirtHypervisor:
         read_s = self.clock.now()
         # A host with very many domains is given its time.
         self._patience_s = max(FIRST_PATIENCE_S, 4 * (read_s - asked_s))
-        return Poll(asked_s, read_s, {handle.UUIDString(): values for handle, values in answer})
+        return Poll(asked_s, read_s, statistics)
 
     def _on_event(self, event: LinkEvent) -> None:
         if event.kind in (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED):
@@ -181,6 +174,20 @@ class LibvirtHypervisor:
             vm.happened(event)
         if event.kind in OF_DISCOVERY:
             self._changed.set()
+
+
+def running_domains(caller: Caller) -> list[Start]:
+    """In a worker thread."""
+    domains = caller.connection.listAllDomains(caller.lib.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    return [Start(domain.name(), domain.UUIDString(), domain.ID()) for domain in domains]
+
+
+def all_statistics(caller: Caller) -> dict[str, Mapping[str, Any]]:
+    """In a worker thread: state and balloon of each running domain by its uuid; an occupied one without QEMU's part."""
+    lib = caller.lib
+    flags = lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    answer = caller.connection.getAllDomainStats(lib.VIR_DOMAIN_STATS_STATE | lib.VIR_DOMAIN_STATS_BALLOON, flags)
+    return {domain.UUIDString(): values for domain, values in answer}
 
 
 def lock_directories(control_path: str) -> list[str]:

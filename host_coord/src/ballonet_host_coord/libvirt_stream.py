@@ -8,11 +8,14 @@ leaves the rest where it is until that is taken.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
 
+from .libvirt_callers import CALL_TIMEOUT_S, Caller, limit
 from .libvirt_link import LibvirtLink
 from .ports import PortError
 
@@ -24,10 +27,13 @@ SEND_AGAIN_S = 0.05
 class LibvirtStream:
     """A `ports.ByteStream`."""
 
-    def __init__(self, link: LibvirtLink, stream: Any) -> None:
-        self._link = link
+    def __init__(self, link: LibvirtLink) -> None:
+        self._callers = link.callers
         self._lib = link.lib
-        self._stream = stream
+        # Its own: what comes on it comes by itself, and no call may wait there meanwhile.
+        self._caller = Caller(link.lib, link.uri)
+        self._stream: Any = None
+        self._one_at_a_time = trio.Lock()
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._buffer = bytearray()
@@ -35,10 +41,14 @@ class LibvirtStream:
         self._paused = False
         self._readable = trio.Event()
 
-    async def start(self) -> None:
-        lib = self._lib
-        interest = lib.VIR_STREAM_EVENT_READABLE | lib.VIR_STREAM_EVENT_HANGUP | lib.VIR_STREAM_EVENT_ERROR
-        await self._link.call("channel", self._stream.eventAddCallback, interest, self._on_event, None)
+    async def start(self, what: str, uuid: str, port: str) -> None:
+        def open_port(caller: Caller) -> None:
+            stream = caller.connection.newStream(self._lib.VIR_STREAM_NONBLOCK)
+            caller.domain(uuid).openChannel(port, stream, 0)
+            self._stream = stream
+            stream.eventAddCallback(self._interest(), self._on_event, None)
+
+        await self._call(what, open_port)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
@@ -50,7 +60,7 @@ class LibvirtStream:
                 self._paused = False
             if paused and not ended:
                 with suppress(PortError):
-                    await self._link.call("channel", self._listen)
+                    await self._call("channel", lambda _: self._stream.eventUpdateCallback(self._interest()))
             if data or ended:
                 return data
             await readable.wait()
@@ -62,7 +72,7 @@ class LibvirtStream:
         while left:
             if self._ended:
                 raise PortError("the channel is closed")
-            sent = await self._link.call("channel", self._stream.send, bytes(left))
+            sent = await self._call("channel", partial(self._send, bytes(left)))
             if sent == WOULD_BLOCK:
                 await trio.sleep(SEND_AGAIN_S)
             else:
@@ -73,7 +83,7 @@ class LibvirtStream:
             ended, self._ended = self._ended, True
         self._wake()
         with suppress(PortError):
-            await self._link.call("channel", self._abort, ended, timeout_s=1.0)
+            await self._call("channel", lambda caller: self._abort(caller, ended), timeout_s=1.0)
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -105,30 +115,38 @@ class LibvirtStream:
     def _wake(self) -> None:
         self._readable.set()
 
-    def _listen(self) -> None:
+    def _interest(self) -> int:
         lib = self._lib
-        self._stream.eventUpdateCallback(
-            lib.VIR_STREAM_EVENT_READABLE | lib.VIR_STREAM_EVENT_HANGUP | lib.VIR_STREAM_EVENT_ERROR
-        )
+        return int(lib.VIR_STREAM_EVENT_READABLE | lib.VIR_STREAM_EVENT_HANGUP | lib.VIR_STREAM_EVENT_ERROR)
+
+    async def _call(self, what: str, function: Callable[[Caller], Any], timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        with limit(what, timeout_s):
+            async with self._one_at_a_time:
+                if self._caller.left:
+                    raise PortError(f"{what}: libvirt has not answered")
+                return await self._callers.run(self._caller, what, function)
 
     def _unlisten(self) -> None:
         with suppress(self._lib.libvirtError):
             self._stream.eventRemoveCallback()
 
-    def _abort(self, ended: bool) -> None:
-        if not ended:
-            self._unlisten()
-        with suppress(self._lib.libvirtError):
-            self._stream.abort()
+    def _send(self, data: bytes, _caller: Caller) -> int:
+        return int(self._stream.send(data))
+
+    def _abort(self, caller: Caller, ended: bool) -> None:
+        if self._stream is not None:
+            if not ended:
+                self._unlisten()
+            with suppress(self._lib.libvirtError):
+                self._stream.abort()
+        caller.close()
 
 
-async def open_stream(link: LibvirtLink, what: str, domain: Any, port: str) -> LibvirtStream:
+async def open_stream(link: LibvirtLink, what: str, uuid: str, port: str) -> LibvirtStream:
     """Open the port. Raises PortError where it is not there, or somebody has it open already."""
-    stream = await link.call(what, link.connection.newStream, link.lib.VIR_STREAM_NONBLOCK)
-    await link.call(what, domain.openChannel, port, stream, 0)
-    channel = LibvirtStream(link, stream)
+    channel = LibvirtStream(link)
     try:
-        await channel.start()
+        await channel.start(what, uuid, port)
     except BaseException:
         with trio.CancelScope(shield=True):
             await channel.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import trio
 
 from .boots import BootTracker, Process
 from .channel_socket import lock_directory, open_channel
+from .libvirt_callers import Caller
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_stream import open_stream
 from .libvirt_xml import AGENT_PORT, DomainXml
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 STATISTICS_PERIOD_S = 1
 MOVES_S = 60.0
 """A balloon that has not arrived by then is asked for no more often than one at rest."""
-MOVING_SHARE_S = 0.2
-"""How old facts of a VM may be whose balloon is on its way."""
 HUNG_MS = 3000
 """A request that has occupied a domain's QEMU this long means that it hangs; they take milliseconds."""
 
@@ -56,15 +55,22 @@ _STATISTICS = {
 }
 
 
-@dataclass(slots=True)
-class _Connection:
-    """A domain of one start, on one connection to libvirt."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A domain from one start to its end."""
 
-    generation: int
-    handle: Any
+    name: str
     uuid: str
     number: int
     """libvirt's id of this start."""
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A domain of one start, as one connection to libvirt knows it."""
+
+    generation: int
+    start: Start
     events: dict[VmEventKind, None] = field(default_factory=dict)
     """What waits to be fetched, each kind once, oldest first."""
     heard: trio.Event = field(default_factory=trio.Event)
@@ -107,20 +113,17 @@ class LibvirtVm:
         await link.connect()
         generation = link.generation
         try:
-            handle = await link.call(self.name, link.connection.lookupByName, self.name)
-            number = handle.ID()
-            if number < 0:
+            start = await link.call(self.name, lambda caller: _look_up(caller, self.name))
+            if start.number < 0:
                 raise VmAbsent(f"{self.name}: does not run")
             # From here on events count: what follows may be read too early, and is read again then.
-            self._connection = connection = _Connection(
-                generation, handle, handle.UUIDString(), number, not_before_s=self._clock.now()
-            )
+            self._connection = connection = _Connection(generation, start, not_before_s=self._clock.now())
             # A QEMU that hangs would keep each further request, and a few of those cost everybody the connection.
             await self._check_control(connection)
-            domain = await self._hypervisor.described(handle)
+            domain = await self._hypervisor.described(start)
             await self._identify(connection, domain)
             if domain.statistics_period_s != STATISTICS_PERIOD_S and not domain.hands_off:
-                await self._ask_for_statistics(handle)
+                await self._ask_for_statistics(connection)
         except BaseException as error:
             self._connection = None
             if isinstance(error, VmAbsent):
@@ -129,15 +132,12 @@ class LibvirtVm:
 
     async def facts(self) -> VmFacts:
         connection = self._connected()
-        not_before_s = connection.not_before_s
-        if connection.target_kib is not None:
-            not_before_s = max(not_before_s, self._clock.now() - MOVING_SHARE_S)
-        poll = await self._hypervisor.poll(not_before_s)
-        statistics = poll.statistics.get(connection.uuid)
+        poll = await self._hypervisor.poll(connection.not_before_s)
+        statistics = poll.statistics.get(connection.start.uuid)
         if statistics is None or connection is not self._connection:
             connection.gone = True
             raise VmGone(f"{self.name}: runs no longer")
-        domain = await self._hypervisor.described(connection.handle)
+        domain = await self._hypervisor.described(connection.start)
         # Without the part that QEMU itself answers, somebody else's request occupies this domain, or its QEMU hangs.
         busy = "balloon.rss" not in statistics
         if busy:
@@ -164,11 +164,11 @@ class LibvirtVm:
         connection = self._connected()
         if target_kib <= 0:
             raise PortError(f"{self.name}: a target of {target_kib} KiB would leave the guest nothing")
-        domain = await self._hypervisor.described(connection.handle)
+        domain = await self._hypervisor.described(connection.start)
         if domain.hands_off:
             raise PortError(f"{self.name}: left alone: {'; '.join(domain.hands_off)}")
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
-        await self._link.call(f"{self.name}: target", connection.handle.setMemoryFlags, target_kib, live)
+        await self._call(connection, "target", lambda domain: domain.setMemoryFlags(target_kib, live))
         connection.not_before_s = self._clock.now()
         connection.target_kib, connection.target_s = target_kib, connection.not_before_s
 
@@ -198,12 +198,12 @@ class LibvirtVm:
     async def open_channel(self) -> ByteStream:
         """Through the socket in the live XML where this process may use it, else through libvirt."""
         connection = self._connected()
-        domain = await self._hypervisor.described(connection.handle)
+        domain = await self._hypervisor.described(connection.start)
         if domain.channel is None:
             raise PortError(f"{self.name}: has no channel {AGENT_PORT}; `ballonet adopt` plugs one in")
         if is_local(self._link.uri) and domain.channel.path and os.access(domain.channel.path, os.R_OK | os.W_OK):
             return await open_channel(domain.channel.path, lock_directory(self._hypervisor.lock_directories))
-        return await open_stream(self._link, f"{self.name}: channel", connection.handle, AGENT_PORT)
+        return await open_stream(self._link, f"{self.name}: channel", connection.start.uuid, AGENT_PORT)
 
     async def aclose(self) -> None:
         """The connection is everybody's: it stays."""
@@ -215,7 +215,7 @@ class LibvirtVm:
     def happened(self, event: LinkEvent) -> None:
         """Called with every event of the link, in trio; takes those that are of this VM."""
         connection = self._connection
-        if connection is None or event.uuid not in ("", connection.uuid):
+        if connection is None or event.uuid not in ("", connection.start.uuid):
             return
         connection.not_before_s = self._clock.now()
         if event.kind is LinkEventKind.REBOOT:
@@ -252,20 +252,25 @@ class LibvirtVm:
         process = None
         if is_local(self._link.uri):
             find = partial(find_qemu, self.name, domain.uuid, domain.qemu_user, run_folders())
-            process = await self._link.beside(find)
+            process = await self._link.callers.beside(find)
         self._qemu = process
         now_s = self._clock.now()
         began_s = now_s - (age_s(process) if process else 0.0)
         if self._boots.connected(process, began_s, now_s):
-            state, reason = (await self._link.call(self.name, connection.handle.state))[:2]
+            state, reason = (await self._call(connection, "state", lambda domain: domain.state()))[:2]
             connection.arriving = _arrived(self._link.lib, state, reason)
 
-    async def _ask_for_statistics(self, handle: Any) -> None:
+    async def _call(self, connection: _Connection, what: str, function: Callable[[Any], Any]) -> Any:
+        """Ask libvirt about this domain; `function` gets its handle, in a worker thread."""
+        uuid = connection.start.uuid
+        return await self._link.call(f"{self.name}: {what}", lambda caller: function(caller.domain(uuid)))
+
+    async def _ask_for_statistics(self, connection: _Connection) -> None:
+        live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
         try:
-            await self._link.call(
-                f"{self.name}: statistics", handle.setMemoryStatsPeriod, STATISTICS_PERIOD_S,
-                self._link.lib.VIR_DOMAIN_AFFECT_LIVE,
-            )  # fmt: skip
+            await self._call(
+                connection, "statistics", lambda domain: domain.setMemoryStatsPeriod(STATISTICS_PERIOD_S, live)
+            )
         except VmGone:
             raise
         except PortError:
@@ -291,7 +296,7 @@ class LibvirtVm:
         moves = connection.target_kib is not None
         if busy or (not moves and told_kib == connection.exact_kib):
             return told_kib if connection.exact_kib is None else connection.exact_kib
-        exact = await self._link.call(f"{self.name}: memory", connection.handle.memoryStats)
+        exact = await self._call(connection, "memory", lambda domain: domain.memoryStats())
         actual_kib = exact.get("actual")
         if type(actual_kib) is not int:
             actual_kib = told_kib
@@ -303,7 +308,7 @@ class LibvirtVm:
     async def _check_control(self, connection: _Connection) -> None:
         """Raises VmGone where its QEMU hangs. `controlInfo` asks libvirtd alone and waits for nobody."""
         lib = self._link.lib
-        state, _, milliseconds = await self._link.call(f"{self.name}: monitor", connection.handle.controlInfo, 0)
+        state, _, milliseconds = await self._call(connection, "monitor", lambda domain: domain.controlInfo(0))
         if state == lib.VIR_DOMAIN_CONTROL_ERROR:
             raise VmGone(f"{self.name}: libvirt cannot talk to its QEMU any more")
         if state == lib.VIR_DOMAIN_CONTROL_OCCUPIED and milliseconds >= HUNG_MS:
@@ -315,7 +320,7 @@ class LibvirtVm:
         lib = self._link.lib
         state, reason = statistics.get("state.state"), statistics.get("state.reason")
         if connection.job and not busy:  # what occupies the domain would keep this request waiting, too
-            kind = (await self._link.call(f"{self.name}: job", connection.handle.jobInfo))[0]
+            kind = (await self._call(connection, "job", lambda domain: domain.jobInfo()))[0]
             connection.job = kind in (lib.VIR_DOMAIN_JOB_BOUNDED, lib.VIR_DOMAIN_JOB_UNBOUNDED)
             if connection.job:
                 return RunState.MIGRATING
@@ -335,6 +340,12 @@ class LibvirtVm:
         if state in (lib.VIR_DOMAIN_SHUTDOWN, lib.VIR_DOMAIN_SHUTOFF):
             return RunState.SHUTDOWN
         return RunState.PAUSED
+
+
+def _look_up(caller: Caller, name: str) -> Start:
+    """In a worker thread."""
+    domain = caller.connection.lookupByName(name)
+    return Start(name, domain.UUIDString(), domain.ID())
 
 
 def _arrived(lib: Any, state: int, reason: int) -> bool:

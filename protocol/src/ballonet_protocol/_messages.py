@@ -11,8 +11,7 @@ memory minus balloon, which is what QMP's `balloon` sets and `query-balloon` ans
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
-
+from ._enums import Enum, IntEnum
 from ._records import Record, boolean, integer, nested, number_range, octets, text, texts
 from .limits import LEASE_LEAST_MS, LEASE_MOST_MS, REPORT_LEAST_MS, REPORT_MOST_MS
 
@@ -29,8 +28,6 @@ class Role(Enum):
 
     AGENT = "agent"
     COORDINATOR = "coordinator"
-
-    __hash__ = object.__hash__  # enum's own is a Python function, and each frame looks roles and states up
 
 
 AGENT = Role.AGENT

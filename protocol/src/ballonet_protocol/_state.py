@@ -18,8 +18,7 @@ after a lost HELLO_ACK an agent is ACTIVE and reports, while the coordinator sti
 
 from __future__ import annotations
 
-from enum import Enum
-
+from ._enums import Enum
 from ._messages import AGENT, COORDINATOR, MESSAGE_TYPES, Bye, ErrorMessage, Hello, HelloAck, HelloReq, Message, Role
 
 
@@ -31,8 +30,6 @@ class State(Enum):
     HELLO_RECEIVED = "the agent has adopted a session and owes the HELLO_ACK"
     ACTIVE = "both ends are in step"
     CLOSED = "a BYE ended the session"
-
-    __hash__ = object.__hash__  # see Role
 
 
 SENT, RECEIVED = "sent", "received"

@@ -2,12 +2,15 @@
 
 `probe.py FILE [ARGUMENT...]`, the arguments the daemon's. Stamps are CLOCK_MONOTONIC in nanoseconds, kept in memory and
 written to FILE as JSON at SIGTERM:
-{"triggers": [[event, written or null (held back by the rhythm of DEMANDs)], ...], "demands": [[written, why], ...]}
+{"triggers": [[event, written or null (held back, or no harm of the guest's), faults], ...],
+"demands": [[written, why], ...]}
+Faults are [major, minor] of this process between event and write.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import select
 import sys
 import time
@@ -16,7 +19,7 @@ import ballonet_guest_agent.daemon as daemon
 from ballonet_guest_agent.loop import Loop
 from ballonet_protocol import Connection, Demand
 
-found: dict[str, list[list[int | None]]] = {"triggers": [], "demands": []}
+found: dict[str, list[list]] = {"triggers": [], "demands": []}
 waiting: dict[bytes, int] = {}
 send = Connection.send
 
@@ -27,6 +30,12 @@ def noting_send(self, message):
     if isinstance(message, Demand):
         waiting[frame] = int(message.why)
     return frame
+
+
+def faults():
+    """Of this process so far: those that waited for a disk, and those that did not."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_majflt, usage.ru_minflt
 
 
 class StampedLoop(Loop):
@@ -46,12 +55,14 @@ class StampedLoop(Loop):
 
     def _take_pressure(self, events):
         event_ns = time.monotonic_ns()
+        began = faults()
         fired = any(fd in self._triggers.fds and happened & select.EPOLLPRI for fd, happened in events)
         before = len(found["demands"])
         super()._take_pressure(events)
         if fired:
             written = found["demands"][before:]
-            found["triggers"].append([event_ns, written[0][0] if written else None])
+            since = [now - then for now, then in zip(faults(), began, strict=True)]
+            found["triggers"].append([event_ns, written[0][0] if written else None, since])
 
 
 if __name__ == "__main__":

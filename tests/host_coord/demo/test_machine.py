@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,16 @@ def test_ports_and_options_follow_the_spec():
     assert all(port in full for port in (machine.AGENT_PORT, machine.DEMO_PORT, machine.COMPARED_AGENT_PORT))
     assert "file=swap," in full
     assert " -S " in full
+
+
+def test_a_guest_keeps_its_writes_only_when_told():
+    """The image's disk is shared and thrown away; kept, it is the guest's own. What comes besides is never written."""
+    shared = " ".join(command_line(MachineSpec("vm", 1024), IMAGE, "tcg", Path("/f")))
+    assert "file=disk,format=raw,if=virtio,snapshot=on" in shared
+    own = MachineSpec("vm", 1024, keep_writes=True, more_disks=(Path("more"),), kernel_arguments="psi=0")
+    words = command_line(own, IMAGE, "tcg", Path("/f"))
+    drives = [value for option, value in pairwise(words) if option == "-drive"]
+    assert drives[0].startswith("file=disk,")
+    assert "snapshot" not in drives[0]
+    assert drives[-1] == "file=more,format=raw,if=virtio,readonly=on"
+    assert words[words.index("-append") + 1].endswith(" psi=0")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.protocol.needs import needs_coordinator
 
 from ballonet_protocol import COORDINATOR
 from ballonet_protocol.conform import (
@@ -23,7 +25,8 @@ from ballonet_protocol.conform.cli import OK, UNREACHABLE, USAGE, main
 from ballonet_protocol.conform.results import as_text
 from ballonet_protocol.conform.table import Skipped
 
-from .real_coordinator import Kit, serve
+if TYPE_CHECKING:
+    from .real_coordinator import Kit
 
 #: Sessions wait for a second when a line comes back; machines that wait beside each other take no longer than one.
 SHARDS = 10
@@ -50,9 +53,12 @@ def _shards() -> list[list[Case]]:
     return [[*mine, *rules] for mine in [*shards, *([case] for case in moving)]]
 
 
+@needs_coordinator
 @pytest.mark.slow
 def test_our_coordinator_passes_every_case(tmp_path: Path) -> None:
     """The real coordinator keeps every sentence, strict; it wants memory, so no case is skipped."""
+    from .real_coordinator import serve
+
     shards = _shards()
     verdicts = [verdict for found in serve(tmp_path, list(map(_kit, shards))) for verdict in found]
     assert [as_text(verdict) for verdict in verdicts if verdict.outcome == "failed"] == []

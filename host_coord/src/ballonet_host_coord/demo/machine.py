@@ -41,7 +41,11 @@ class MachineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """What one VM is made of. `waiting`: it waits before its first instruction until told `cont`."""
+    """What one VM is made of.
+
+    `waiting`: it waits before its first instruction until told `cont`. `keep_writes`: the guest writes to the image's
+    own disk, which nobody else may use then. `more_disks` come last, read-only. `kernel_arguments` are added.
+    """
 
     name: str
     ram_kib: int
@@ -51,6 +55,9 @@ class MachineSpec:
     swap: bool = True
     agent_port: bool = True
     compared_agent_port: bool = False
+    keep_writes: bool = False
+    more_disks: tuple[Path, ...] = ()
+    kernel_arguments: str = ""
 
 
 class Monitor:
@@ -197,11 +204,19 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
         ports.append((AGENT_PORT, "agent"))
     if spec.compared_agent_port:
         ports.append((COMPARED_AGENT_PORT, "compared"))
-    disks = [image.disk, *([image.swap] if spec.swap else [])]
-    kernel_arguments = "console=ttyS0 root=/dev/vda rw quiet mitigations=off systemd.show_status=no"
+    # What a guest keeps outlives it and not the host: nothing is gained by waiting for the host's disk.
+    kept = "cache=unsafe" if spec.keep_writes else "snapshot=on"
+    disks = [f"file={image.disk},format=raw,if=virtio,{kept},discard=unmap"]
+    if spec.swap:
+        disks.append(f"file={image.swap},format=raw,if=virtio,snapshot=on,discard=unmap")
+    disks += [f"file={disk},format=raw,if=virtio,readonly=on" for disk in spec.more_disks]
+    # Without no_timer_check an emulated guest whose host is busy may panic: "IO-APIC + timer doesn't work!".
+    kernel_arguments = "console=ttyS0 root=/dev/vda rw quiet mitigations=off no_timer_check systemd.show_status=no"
     if not spec.swap:
         # Else the guest waits 90 s for a disk that does not come.
         kernel_arguments += " systemd.mask=dev-vdb.swap"
+    if spec.kernel_arguments:
+        kernel_arguments += f" {spec.kernel_arguments}"
     return [
         requirements.program("qemu-system-x86_64") or "qemu-system-x86_64",
         "-name", spec.name, "-machine", "pc", "-accel", accelerator,
@@ -210,7 +225,7 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
         "-nodefaults", "-no-user-config", "-display", "none", *(["-S"] if spec.waiting else []),
         "-kernel", str(image.kernel), "-initrd", str(image.initrd),
         "-append", kernel_arguments,
-        *_flat("-drive", (f"file={disk},format=raw,if=virtio,snapshot=on,discard=unmap" for disk in disks)),
+        *_flat("-drive", disks),
         "-device", balloon, "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
         *_flat("-chardev", (f"socket,id={tag},path={folder / tag}.sock,server=on,wait=off" for _, tag in ports)),
         *_flat("-device", (f"virtserialport,id={tag},chardev={tag},name={name}" for name, tag in ports)),
@@ -238,7 +253,7 @@ async def open_machine(spec: MachineSpec, image: Image, accelerator: str, parent
     folder.mkdir()
     machine = Machine(spec, folder, _start(command_line(spec, image, accelerator, folder), folder / "qemu.log"))
     try:
-        await _sockets_open(machine)
+        await sockets_open(machine)
         async with json_lines(machine.monitor_path) as peer:
             machine.monitor = Monitor(peer)
             try:
@@ -265,10 +280,17 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
-async def _sockets_open(machine: Machine) -> None:
+def _listens(path: Path) -> bool:
+    """A socket that was bound a moment ago refuses its clients until it listens: flag __SO_ACCEPTCON."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
+
+
+async def sockets_open(machine: Machine) -> None:
+    """Wait until QEMU listens. Raises MachineError where it ends first, or takes too long."""
     with trio.move_on_after(SOCKETS_S):
         # Monitors come last in the order that QEMU opens its sockets in.
-        while not (machine.monitor_path.exists() and machine.qmp_path.exists()):
+        while not (_listens(machine.monitor_path) and _listens(machine.qmp_path)):
             if machine.process.poll() is not None:
                 raise MachineError(f"QEMU ended with exit code {machine.process.returncode}; {machine.last_words()}")
             await trio.sleep(0.02)
