@@ -83,7 +83,7 @@ def _python3(words: list[str]) -> None:
 SYSTEM = {
     "systemd-sysusers": [],
     "systemctl": ["daemon-reload", "enable --now ballonet.service"],
-    "udevadm": ["control --reload", "trigger --subsystem-match=virtio-ports --action=add"],
+    "udevadm": ["control --reload", "trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"],
     "ln": ["-s /opt/ballonet/bin/ballonet /usr/local/bin/ballonet"],
     "mkdir": ["-p /run/vm"],
 }

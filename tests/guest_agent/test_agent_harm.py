@@ -35,7 +35,7 @@ class Replay:
     """A recorded guest before an agent. PSI triggers fire as the kernel's would, as far as four looks a second show."""
 
     def __init__(self, make_stage, name: str, psi: bool = True) -> None:
-        self.rows = [dict(zip(RECORDED["columns"], row, strict=True)) for row in RECORDED[name]]
+        self.rows = [dict(zip(RECORDED["columns"], row)) for row in RECORDED[name]]
         self.row = self.rows[0]
         self.psi = psi
         self.stage = make_stage(has_psi_trigger=psi)

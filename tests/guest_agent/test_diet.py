@@ -15,20 +15,30 @@ SMAPS = """\
 00400000-0041f000 r--p 00000000 fe:00 1234                               /usr/bin/python3.11
 Rss:                 124 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 0041f000-006be000 r-xp 0001f000 fe:00 1234                               /usr/bin/python3.11
 Rss:                2684 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd ex mr mw me
 00a2c000-00a2d000 r--p 0062b000 fe:00 1234                               /usr/bin/python3.11
 Rss:                   4 kB
 Anonymous:             4 kB
+Swap:                  0 kB
 00a2d000-00b75000 rw-p 0062c000 fe:00 1234                               /usr/bin/python3.11
 Rss:                1276 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 02000000-02100000 r--p 00000000 00:00 0                                  [heap]
 Anonymous:             0 kB
+Swap:                  0 kB
+00b80000-00b84000 r--p 0062b000 fe:00 1235                               /usr/lib/libc.so.6
+Rss:                   0 kB
+Anonymous:             0 kB
+Swap:                 16 kB
 7f0000000000-7f0000100000 r--p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 """
 
 

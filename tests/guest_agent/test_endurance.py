@@ -22,7 +22,7 @@ SAMPLES, RECONNECTIONS = 100_000, 1_000
 #: A tenth of what is done in all is warm-up: lists reach their size, caches fill.
 WARM_UP = 10
 #: Objects that come and go, such as a frame in the queue. One object lost with each sample would be 90,000.
-MOST_BLOCKS = 200
+MOST_BLOCKS = 500
 #: A heap that is used differently each second is never quite the same. 10 bytes lost with each sample would be 900 KiB.
 MOST_KIB = 128
 

@@ -108,3 +108,14 @@ def test_a_conversation_is_never_slowed(served: Rig) -> None:
     heard = served.heard()
     assert sum(isinstance(message, BalloonAck) for message in heard) == 8
     assert served.loop._rest_end_s is None
+
+
+def test_port_lost_during_a_rest_does_not_spin(flooded: Rig) -> None:
+    """A port that is unplugged while it is left unread is searched for like any other: the loop waits."""
+    assert flooded.loop._rest_end_s is not None
+    flooded.port.open_error = OSError(19, "No such device")
+    flooded.loop._lose_port("No such device")
+    for _ in range(5):
+        flooded.clock.seconds += REST_LONGEST_S
+        flooded.loop.turn(0)
+        assert flooded.loop._wait_s(flooded.clock()) > 0.1

@@ -15,7 +15,7 @@ from .conftest import BINARIES
 
 AGENT, HOST = "ballonet-guest-agent", "ballonet-host-coord"
 UNIT = "ballonet-guest-agent.service"
-TRIGGER = "udevadm trigger --subsystem-match=virtio-ports --action=add"
+TRIGGER = "udevadm trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"
 WATCHED = ("systemctl", "udevadm", "deb-systemd-invoke", "userdel", "rm", "rmdir")
 QUIET = ("systemd-sysusers", "deb-systemd-helper", "py3compile", "pypy3compile", "py3clean", "getent")
 LIFE = (

@@ -91,7 +91,7 @@ class Course:
             began_s = trio.current_time()
             try:
                 await step(self)
-            except* (AssertionError, MachineError, trio.TooSlowError) as errors:
+            except* (AssertionError, MachineError, OSError, trio.BrokenResourceError, trio.TooSlowError) as errors:
                 self.seen.broken[step.__name__] = "; ".join(map(repr, errors.exceptions))
             print(f"{step.__name__}: {trio.current_time() - began_s:.1f} s", file=sys.stderr, flush=True)
 
@@ -304,6 +304,7 @@ async def run_without_psi(course: Course) -> None:
 async def remove(course: Course) -> None:
     await course.note("apt remove", "apt-get remove -y ballonet-guest-agent", APT_WITHIN_S)
     await course.note("agent after remove", RUNNING)
+    await course.note("port after remove", "udevadm settle; stat -L -c %U:%G:%a /dev/virtio-ports/org.ballonet.agent.0")
     await course.note("unit after remove", f"systemctl cat {UNIT}")
     await course.note(
         "files after remove", f"{FILES.replace('-print', '-path /var -prune -o -print')} | grep -i ballonet"

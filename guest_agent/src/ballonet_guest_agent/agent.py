@@ -347,7 +347,7 @@ class Agent:
         fired, self._fired = self._fired, None
         if fired is not None and self.watch.stalls(now.monotonic_s, in_move):
             severity = Severity.STARVING if fired == "full" else Severity.STALLING
-            self._asking.raise_(Harm(DemandWhy.PSI, severity))
+            self._asking.raise_(Harm(DemandWhy.PSI, severity), announced=True)
         if self.watch.compared:
             self.consent.close_grant(self._present_bytes(sample))
         if self.watch.oom_killed:
@@ -420,6 +420,7 @@ class Agent:
             if not self._meminfo_lacks:
                 self.session.log(3, "/proc/meminfo lacks a field that a report needs")
             self._meminfo_lacks = True
+            self._rhythm.sent(sample, self.consent.state, now.monotonic_s)  # it would have been reported
             return
         self._meminfo_lacks = False
         gen, status = self.consent.state or (None, None)

@@ -71,9 +71,9 @@ class Asking:
         self._stop = None
         self._asked_kib = 0
 
-    def raise_(self, harm: Harm) -> None:
+    def raise_(self, harm: Harm, announced: bool = False) -> None:
         """Note a harm; the worst one leaves when the rhythm allows."""
-        self._gate.raise_(harm)
+        self._gate.raise_(harm, announced)
 
     def due_s(self) -> float | None:
         """When a sample is wanted here: a DEMAND may leave, or a stop has to be looked at again. None: never."""

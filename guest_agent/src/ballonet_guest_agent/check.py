@@ -151,7 +151,7 @@ def _service(facts: Facts) -> list[Finding]:
             level, text = PROBLEM, "the port is there and the service does not run"
             mend = (
                 "install the udev rule 60-ballonet-guest-agent.rules, then "
-                "udevadm trigger --subsystem-match=virtio-ports --action=add"
+                "udevadm trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"
             )
     return [Finding("service", level, text, mend)]
 

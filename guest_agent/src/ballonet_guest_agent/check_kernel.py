@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ballonet_guest_agent.finding import HINT, OK, PROBLEM, Finding
 from ballonet_guest_agent.look import Facts, shut_out
+from ballonet_guest_agent.psi import UNREADABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def _older(facts: Facts, since: tuple[int, int]) -> bool:
 def _psi(facts: Facts) -> Finding:
     kernel = ".".join(map(str, facts.machine.kernel or ()))
     guessed = "stalls are guessed from other counters, a second late"
+    if facts.sample.psi_state == UNREADABLE:
+        text = f"/proc/pressure/memory cannot be read ({facts.machine.psi_refused}): {guessed}"
+        return Finding("psi", PROBLEM, text, "see who hides it: permissions, a container, a security module")
     if facts.machine.psi_refused is not None:
         text = f"PSI is switched off (/proc/pressure/memory: {facts.machine.psi_refused}): {guessed}"
         return Finding("psi", PROBLEM, text, "take psi=0 off the kernel's command line, or put psi=1 there")

@@ -44,9 +44,9 @@ def load_settings(path: str | None) -> tuple[AgentSettings, list[str]]:
     try:
         data = _read_file(name)
     except FileNotFoundError:
-        return AgentSettings(), [f"{path}: no such file; defaults are in force"] if path else []
+        return AgentSettings(), [f"{path}: no such file"] if path else []
     except OSError as error:
-        return AgentSettings(), [f"{name}: {error.strerror}; defaults are in force"]
+        return AgentSettings(), [f"{name}: {error.strerror}"]
     settings, problems = parse_config(data[:CONFIG_MOST_BYTES].decode("utf-8", "replace"), name)
     if len(data) > CONFIG_MOST_BYTES:
         problems.append(f"{name}: longer than {CONFIG_MOST_BYTES} bytes; what comes behind them is not read")

@@ -84,22 +84,27 @@ def give_back(rehearse: Callable[[], object]) -> None:
 def droppable(smaps: Iterable[str]) -> list[tuple[int, int]]:
     """Start and end of the mappings that are nothing but a file's own pages: dropping these loses nothing.
 
-    A mapping that may be written to is never among them, nor one that holds a page of the process's own: the dynamic
-    linker has written to some of what is read-only now.
+    A mapping that may be written to is never among them, nor one that holds a page of the process's own, in memory or
+    swapped out: the dynamic linker has written to some of what is read-only now, and dropping would lose that.
     """
     found: list[tuple[int, int]] = []
     candidate: tuple[int, int] | None = None
+    clean: set[str] = set()
     for line in smaps:
         words = line.split()
         if not words:
             continue
         if not words[0].endswith(":"):
-            candidate = None
+            if candidate is not None and clean == {"Anonymous:", "Swap:"}:
+                found.append(candidate)
+            candidate, clean = None, set()
             if len(words) > 5 and words[5].startswith("/") and "w" not in words[1]:
                 start, _, end = words[0].partition("-")
                 candidate = (int(start, 16), int(end, 16))
-        elif words[0] == "Anonymous:" and words[1] == "0" and candidate is not None:
-            found.append(candidate)
+        elif words[0] in ("Anonymous:", "Swap:") and words[1] == "0":
+            clean.add(words[0])
+    if candidate is not None and clean == {"Anonymous:", "Swap:"}:
+        found.append(candidate)
     return found
 
 

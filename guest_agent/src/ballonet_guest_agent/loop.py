@@ -298,14 +298,14 @@ class Loop:
         self._worked_s = worked_s
         now_s = self._now().monotonic_s
         rest_s = self._work_budget.spend(now_s, worked_s - before_s)
-        if rest_s > 0.0 and self._rest_end_s is None:
+        if rest_s > 0.0 and self._rest_end_s is None and self._is_open:
             self._rest_end_s = now_s + rest_s
             self._more = False
             self._ask_for_edges()
 
     def _end_rest(self) -> None:
         self._rest_end_s = None
-        self._more = True
+        self._more = self._is_open and self._port.fileno() >= 0
         self._ask_for_edges()
 
     def _ask_for_edges(self) -> None:
@@ -330,6 +330,7 @@ class Loop:
         self._unwatch_port()
         self._port.close()
         self._is_open = self._host_there = self._more = False
+        self._rest_end_s = None
         self._open_s = self._now().monotonic_s + REOPEN_S
         self._perform(self.agent.disconnected(self._now()))
 

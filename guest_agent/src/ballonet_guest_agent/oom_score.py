@@ -15,12 +15,16 @@ OOM_SCORE_ADJ = -900
 def protect_from_oom(proc_root: str = "/proc") -> str | None:
     """Set this process's score. None: it is set, now or before; else the reason. Lowering needs CAP_SYS_RESOURCE."""
     try:
-        fd = os.open(proc_root + "/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            if os.read(fd, 16).strip() == b"0":
-                os.pwrite(fd, b"%d" % OOM_SCORE_ADJ, 0)
-        finally:
-            os.close(fd)
+        path = proc_root + "/self/oom_score_adj"
+        for flags in (os.O_RDONLY, os.O_WRONLY):
+            fd = os.open(path, flags | os.O_CLOEXEC)
+            try:
+                if flags == os.O_WRONLY:
+                    os.write(fd, b"%d" % OOM_SCORE_ADJ)
+                elif os.read(fd, 16).strip() != b"0":
+                    break
+            finally:
+                os.close(fd)
     except OSError as error:
         return error.strerror or str(error)
     return None
