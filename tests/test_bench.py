@@ -216,7 +216,7 @@ def test_the_probe_stamps_a_trigger_with_the_demand_that_it_caused(monkeypatch: 
     monkeypatch.setattr(Loop, "_take_pressure", take_pressure)
     for events in ([(5, select.EPOLLPRI)], [(5, select.EPOLLPRI)]):
         loop._take_pressure(events)
-    assert [written for _, written in probe.found["triggers"]] == [10**18, None]
+    assert [entry[1] for entry in probe.found["triggers"]] == [10**18, None]
 
 
 def test_forms_of_a_recording_are_compared() -> None:

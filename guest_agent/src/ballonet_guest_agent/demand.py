@@ -14,7 +14,7 @@ from ballonet_protocol.limits import DEMANDS_PER_S
 #: What was found by looking, and is no worse than what was said last, is said again after this.
 FOUND_AGAIN_S = 0.5
 #: The same for what the kernel announced: two triggers that fire together are one need.
-ANNOUNCED_AGAIN_S = 0.1
+ANNOUNCED_AGAIN_S = 0.05
 
 
 class DemandGate:
