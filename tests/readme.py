@@ -43,5 +43,9 @@ def qemu_options() -> list[str]:
 
 def settings_example() -> str:
     """The coordinator's settings for two guests."""
-    (example,) = blocks("toml")
-    return example
+    return blocks("toml")[0]
+
+
+def libvirt_example() -> str:
+    """The coordinator's settings for libvirt's domains."""
+    return blocks("toml")[1]

@@ -18,10 +18,21 @@ from typing import Any
 import pytest
 
 from ballonet_host_coord.config import TomlSettings
-from ballonet_host_coord.settings_values import DEMAND_KEYS, GUEST_KEYS, HOST_KEYS
+from ballonet_host_coord.settings_values import DEMAND_KEYS, GUEST_KEYS, HOST_KEYS, LIBVIRT_KEYS
 
 from .host_coord.simulate.recorded import write_recording
-from .readme import BY_HAND, COORDINATOR, ROOT, SIMULATE, commands, lines, qemu_options, section, settings_example
+from .readme import (
+    BY_HAND,
+    COORDINATOR,
+    ROOT,
+    SIMULATE,
+    commands,
+    libvirt_example,
+    lines,
+    qemu_options,
+    section,
+    settings_example,
+)  # fmt: skip
 
 BIN = Path(sys.executable).parent
 # Debian 12 packages that the README installs. Each was looked up there; a new one wants the same.
@@ -82,7 +93,7 @@ def _python3(words: list[str]) -> None:
 # Commands of the system's that the README may use as they are.
 SYSTEM = {
     "systemd-sysusers": [],
-    "systemctl": ["daemon-reload", "enable --now ballonet.service"],
+    "systemctl": ["daemon-reload", "enable --now ballonet.service", "reload ballonet.service"],
     "udevadm": ["control --reload", "trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"],
     "ln": ["-s /opt/ballonet/bin/ballonet /usr/local/bin/ballonet"],
     "mkdir": ["-p /run/vm"],
@@ -143,11 +154,20 @@ def test_settings_example_is_twelve_lines_for_two_guests(tmp_path: Path) -> None
     assert loaded.host.budget_kib < sum(guest.maximum_kib for guest in loaded.guests)
 
 
+def test_the_libvirt_example_is_accepted(tmp_path: Path) -> None:
+    """It names no guest, and a minimum and a weight by pattern."""
+    file = tmp_path / "coordinator.toml"
+    file.write_text(libvirt_example())
+    settings = TomlSettings(file).load()
+    assert (settings.libvirt_uri, settings.guests) == ("qemu:///system", ())
+    assert [name for name, _ in settings.rules.sections] == ["db*"]
+
+
 def test_every_setting_is_named() -> None:
     """The README's table has every key that the coordinator's settings know, and no other."""
     rows = re.findall(r"^\| (`.*?) \|", section(BY_HAND), re.MULTILINE)
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
-    assert named == set(HOST_KEYS) | set(DEMAND_KEYS) | set(GUEST_KEYS)
+    assert named == set(HOST_KEYS) | set(DEMAND_KEYS) | set(LIBVIRT_KEYS) | set(GUEST_KEYS)
 
 
 @pytest.mark.parametrize("line", lines(section(SIMULATE)))

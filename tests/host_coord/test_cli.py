@@ -75,7 +75,12 @@ def coordinator(tmp_path: Path, asked: list[tuple[str, dict[str, Any]]]) -> Iter
         granted = {"name": "web", "ram_kib": 1048576, "granted_kib": 524288, "missing_kib": 524288}
         settings = {"settings": {"minimum": 524288, "weight": 8000}, "set": {"weight": "8000"}}
         named = {"names": ["web"]}
-        answers = {"release": {"guests": [granted]}, "pause": named, "resume": named, "set": settings}
+        held = {"name": "web", "state": "held", "size_kib": 1048576, "hold_s": 60.0, "free_kib": 2097152}
+        if arguments.get("size") == "9T":
+            raise ValueError("9 TiB for web: at most 100 MiB can be freed")
+        pending = {**held, "state": "pending"}
+        reserved = {"reserve": pending, "reservation": held, "unreserve": {"dropped_kib": 0}}
+        answers = {**reserved, "release": {"guests": [granted]}, "pause": named, "resume": named, "set": settings}
         return {"status": STATUS, "snapshot": TURN, **answers}[operation]
 
     async def main() -> None:
@@ -209,6 +214,65 @@ def test_resume_names_its_guest(coordinator: str, asked: list[tuple[str, dict[st
     """Resume asks for the one guest that was named."""
     assert run("resume", "web", "--socket", coordinator).output == "web: managed again\n"
     assert asked == [("resume", {"guest": "web"})]
+
+
+DOMAIN = """<domain type='qemu'><name>web</name><uuid>5b1f4c3e-9d1a-4a3b-8f0e-2c5d6e7f8a9b</uuid>
+<memory unit='MiB'>1024</memory><currentMemory unit='MiB'>512</currentMemory><devices/></domain>"""
+
+
+def test_reserve_waits_until_it_is_held(coordinator: str, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    """It asks, looks again while the room is being made, and says what is held for how long."""
+    result = run("reserve", "1G", "--for", "web", "--timeout", "10s", "--socket", coordinator)
+    assert (result.exit_code, result.output) == (0, "web: 1024 MiB are held for 60 s\n")
+    wanted = {"guest": "web", "size": "1G", "weight": "5000", "timeout_s": 10.0, "hold_s": 60.0}
+    assert asked == [("reserve", wanted), ("reservation", {"guest": "web"})]
+
+
+def test_reserve_that_is_refused_says_the_numbers(coordinator: str) -> None:
+    """Exit code 1 and the coordinator's words."""
+    result = run("reserve", "9T", "--for", "web", "--socket", coordinator)
+    assert (result.exit_code, result.output) == (1, "ballonet: 9 TiB for web: at most 100 MiB can be freed\n")
+
+
+def test_reserve_reads_a_domains_xml(coordinator: str, asked: list[tuple[str, dict[str, Any]]], tmp_path: Path) -> None:
+    """Name and size come from the XML: all that it may touch while it boots, and QEMU's own memory."""
+    (tmp_path / "web.xml").write_text(DOMAIN)
+    result = run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--socket", coordinator)
+    assert result.exit_code == 0, result.output
+    assert (asked[0][1]["guest"], asked[0][1]["size"]) == ("web", "1146880KiB")
+    (tmp_path / "web.xml").write_text("<domain>")
+    assert run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--socket", coordinator).exit_code == 1
+
+
+HOOK = Path(__file__).parents[2] / "packaging/libvirt/qemu"
+
+
+@pytest.mark.parametrize(
+    ("words", "strict", "answers", "code", "calls"),
+    [
+        (["web", "prepare", "begin", "-"], "no", 0, 0, 1),
+        (["web", "prepare", "begin", "-"], "no", 1, 0, 1),
+        (["web", "prepare", "begin", "-"], "yes", 1, 1, 1),
+        (["web", "prepare", "begin", "-"], "yes", 3, 0, 1),
+        (["web", "started", "begin", "-"], "yes", 1, 0, 0),
+    ],
+)
+def test_the_libvirt_hook(
+    tmp_path: Path, words: list[str], strict: str, answers: int, code: int, calls: int
+) -> None:
+    """It reserves at prepare alone, hands the XML on, and refuses a start only where told to and there is no room."""
+    lines = ("#!/bin/sh", f'echo "$@" >>{tmp_path}/calls', f"cat >>{tmp_path}/xml", f"exit {answers}", "")
+    (tmp_path / "ballonet").write_text("\n".join(lines))
+    (tmp_path / "ballonet").chmod(0o755)
+    hook = tmp_path / "hook"
+    hook.write_text(HOOK.read_text().replace("BALLONET_HOOK_STRICT=no", f"BALLONET_HOOK_STRICT={strict}"))
+    done = subprocess.run(
+        ["sh", str(hook), *words], input=DOMAIN, text=True, check=False, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    assert done.returncode == code
+    said = (tmp_path / "calls").read_text().splitlines() if calls else []
+    assert said == ["reserve --domain-xml - --timeout 10s"] * calls
+    assert not calls or (tmp_path / "xml").read_text() == DOMAIN
 
 
 def test_pause_takes_a_guest_or_all(coordinator: str, asked: list[tuple[str, dict[str, Any]]]) -> None:

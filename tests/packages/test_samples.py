@@ -65,7 +65,7 @@ def test_the_agents_sample_says_what_is_allowed(key: str) -> None:
 def test_the_coordinators_sample_has_every_key_once() -> None:
     """coordinator.toml names every key of every section, in the code's order, and no other."""
     keys = re.findall(r"^#(\w+) = ", COORDINATOR, re.MULTILINE)
-    assert keys == [*host.HOST_KEYS, *host.DEMAND_KEYS, *host.DEFAULT_KEYS, "qmp", "channel"]
+    assert keys == [*host.HOST_KEYS, *host.DEMAND_KEYS, *host.LIBVIRT_KEYS, *host.DEFAULT_KEYS, "qmp", "channel"]
     assert set(host.GUEST_KEYS) == {*host.DEFAULT_KEYS, "qmp", "channel"}
 
 
@@ -86,6 +86,7 @@ def test_the_coordinators_sample_shows_the_defaults(tmp_path: Path) -> None:
     file.write_text(text)
     settings = host.TomlSettings(file).load()
     (guest,) = settings.guests
+    assert (settings.libvirt_uri, settings.libvirt_domains) == ("qemu:///system", ("*",))
     for key, (attribute, _) in {**host.HOST_KEYS, **host.DEMAND_KEYS, **host.GUEST_KEYS}.items():
         of_host = key in host.HOST_KEYS or key in host.DEMAND_KEYS
         if key in HOST_EXAMPLES:

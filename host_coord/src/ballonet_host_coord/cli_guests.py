@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import trio
 
 from .cli_asking import ask, fail, mib, socket_option
 from .ports import PortError
+from .settings import OVERHEAD_KIB
 from .settings_values import DEFAULT_KEYS
 
 RESERVATION_POLL_S = 0.1
@@ -93,15 +94,23 @@ def set_(
 
 
 @guest_commands.command()
-@click.argument("size")
-@click.option("--for", "name", required=True, metavar="NAME", help="The machine that is about to start.")
+@click.argument("size", required=False)
+@click.option("--for", "name", metavar="NAME", help="The machine that is about to start.")
+@click.option("--domain-xml", type=click.File("r"), help="Both from a libvirt domain's XML instead; - is stdin.")
 @click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for the room.")
 @click.option("--hold", default="60s", show_default=True, metavar="DURATION", help="How long it is held for NAME.")
 @click.option("--weight", default="5000", show_default=True, help="How much may be taken: as a guest's weight.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @socket_option
 def reserve(
-    size: str, name: str, timeout: str, hold: str, weight: str, as_json: bool, socket_path: str | None
+    size: str | None,
+    name: str | None,
+    domain_xml: TextIO | None,
+    timeout: str,
+    hold: str,
+    weight: str,
+    as_json: bool,
+    socket_path: str | None,
 ) -> None:
     """Make room of SIZE, all or nothing, before a machine starts. Exit code 1, and the numbers, where there is none."""
     from .explaining import parse_duration_s
@@ -110,6 +119,10 @@ def reserve(
         timeout_s, hold_s = parse_duration_s(timeout), parse_duration_s(hold)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--timeout, --hold") from error
+    if domain_xml is not None:
+        name, size = _of_domain(domain_xml)
+    if not name or not size:
+        raise click.UsageError("say SIZE and --for NAME, or --domain-xml")
     asked = {"guest": name, "size": size, "weight": weight, "timeout_s": timeout_s, "hold_s": hold_s}
     answer = ask(socket_path, "reserve", asked)
     until_s = time.monotonic() + timeout_s + 1.0
@@ -128,6 +141,17 @@ def reserve(
     if not as_json:
         click.echo(f"{name}: {mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
     _say_what_was_not_saved(answer)
+
+
+def _of_domain(domain_xml: TextIO) -> tuple[str, str]:
+    """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory."""
+    from .libvirt_xml import parse_domain  # here, since no other command needs it
+
+    try:
+        domain = parse_domain(domain_xml.read())
+    except (PortError, UnicodeDecodeError) as error:
+        fail(str(error))
+    return domain.name, f"{domain.ram_kib + OVERHEAD_KIB}KiB"
 
 
 def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:

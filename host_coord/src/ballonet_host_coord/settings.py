@@ -13,6 +13,10 @@ QUIET_REPORT_MS = 4000
 frames will do. What needs an answer does not wait: an agent reports a change at once, and asks when it is short."""
 
 
+OVERHEAD_KIB = 98304
+"""96 MiB: what QEMU takes for a small guest under KVM, with air."""
+
+
 class StopPolicy(StrEnum):
     """What a clean stop of the coordinator does with the balloons."""
 
@@ -41,7 +45,7 @@ class GuestSettings:
     """Share under scarcity, 1..10000. It divides, it does not order."""
     buffer_percent: int = 20
     """Spare memory over demand."""
-    overhead_kib: int = 98304
+    overhead_kib: int = OVERHEAD_KIB
     """QEMU's own memory, booked until it has been measured, and the least that is booked afterwards."""
     shrink_without_deflate_on_oom: bool = False
     """Allows shrinking (never below committed) where deflate-on-oom is off."""
