@@ -16,7 +16,7 @@ from .conftest import BINARIES
 AGENT, HOST = "ballonet-guest-agent", "ballonet-host-coord"
 UNIT = "ballonet-guest-agent.service"
 TRIGGER = "udevadm trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"
-WATCHED = ("systemctl", "udevadm", "deb-systemd-invoke", "userdel", "rm", "rmdir")
+WATCHED = ("systemctl", "udevadm", "deb-systemd-invoke", "userdel", "rm", "rmdir", "chown", "chmod")
 QUIET = ("systemd-sysusers", "deb-systemd-helper", "py3compile", "pypy3compile", "py3clean", "getent")
 LIFE = (
     ["preinst", "install"], ["postinst", "configure", ""], ["prerm", "upgrade", "2"], ["postrm", "upgrade", "2"],
@@ -62,7 +62,8 @@ class Machine:
             env={"PATH": f"{self.folder}/bin:/usr/bin:/bin"},
         )  # fmt: skip
         assert done.returncode == 0, f"{script} {words}: {done.stderr}"
-        return self._log.read_text().splitlines()
+        said = self._log.read_text().replace(str(self.folder / "port"), "/dev/virtio-ports/org.ballonet.agent.0")
+        return said.splitlines()
 
 
 @pytest.mark.parametrize("name", BINARIES)
@@ -109,8 +110,11 @@ def test_a_removal_stops_the_service(name: str, unit: str, debs: dict[str, Path]
 
 
 def test_a_removal_gives_the_port_back(debs: dict[str, Path], tmp_path: Path) -> None:
-    """With the rule gone udev sees the port anew: it belongs to root, and starts nothing."""
-    assert TRIGGER in Machine(debs[AGENT], tmp_path, systemd=True, port=True).run("postrm", "remove")
+    """With the rule gone udev sees the port anew, so that it starts nothing; that it is root's again udev does not
+    see to."""
+    port = "/dev/virtio-ports/org.ballonet.agent.0"
+    asked = Machine(debs[AGENT], tmp_path, systemd=True, port=True).run("postrm", "remove")
+    assert asked[-3:] == [TRIGGER, f"chown root:root {port}", f"chmod 0600 {port}"]
 
 
 def test_a_purge_takes_the_agents_user(debs: dict[str, Path], unpacked: Path, tmp_path: Path) -> None:
