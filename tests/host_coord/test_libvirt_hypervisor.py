@@ -82,7 +82,7 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
         fake.event(web, fake.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, 2, "urn:ballonet:domain:1")
         await hypervisor.changed()
         fake.heard.clear()
-        assert (await hypervisor.domains())[1] == Domain("web", web.uuid, (("weight", "9000"),))
+        assert (await hypervisor.domains())[1] == Domain("web", web.uuid, 1048576, 1048576, (("weight", "9000"),))
         assert fake.heard.count("XMLDesc") == 1
         del fake.running["web"]
         fake.lifecycle(web, fake.VIR_DOMAIN_EVENT_STOPPED)
