@@ -106,7 +106,7 @@ def test_the_daemons_own_options_are_told(unpacked: Path) -> None:
         ("man5/ballonet-agent.conf.5", list(agent._KEYS)),
         (
             "man5/ballonet-coordinator.toml.5",
-            [*host.HOST_KEYS, *host.DEMAND_KEYS, *host.DEFAULT_KEYS, "qmp", "channel"],
+            [*host.HOST_KEYS, *host.DEMAND_KEYS, *host.LIBVIRT_KEYS, *host.DEFAULT_KEYS, "qmp", "channel"],
         ),
     ],
 )  # fmt: skip
