@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.ledger import (
     ASK_AGAIN_S,
     ASK_LOST_S,
@@ -31,7 +32,7 @@ from ballonet_host_coord.model import (
 from ballonet_host_coord.move import RETRY_S
 from ballonet_host_coord.pace import STEP_LEAST_KIB
 
-from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_vm
+from .builders import GIB, MIB, NOW_S, make_demand, make_guest, make_report, make_snapshot, make_vm
 from .steps import STEP_MIB, asked, consent_to, guest_at, settled, step, stepping, waiting
 
 # --- shrinking ------------------------------------------------------------------------------------------
@@ -370,3 +371,13 @@ def test_force_gives_everything_whatever_the_budget_says() -> None:
     assert ledger.force("a", make_vm(run_state=RunState.PAUSED)) is None
     ledger.forget("a")
     assert ledger.force("a", make_vm()) is None
+
+
+def test_grants_are_whole_pages():
+    """QEMU rounds a size up to a page: a target inside one would have the guest hold what is not booked."""
+    guest = make_guest(actual_kib=512 * MIB, demand_kib=700 * MIB + 3)
+    snapshot = make_snapshot(guest, budget_kib=700 * MIB + 2)
+    ledger = Ledger()
+    ledger.began_boot(guest.name, 1, 512 * MIB, adopted=True)
+    orders = ledger.step(snapshot, one_iteration(snapshot))
+    assert [order.target_kib for order in orders if isinstance(order, SetTarget)] == [700 * MIB]

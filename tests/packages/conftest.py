@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+from tests.real_parts import cannot
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BINARIES = ("python3-ballonet-protocol", "ballonet-guest-agent", "ballonet-host-coord")
@@ -24,13 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and {"built", "dist"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-
-
-def cannot(why: str) -> NoReturn:
-    """The packages are what these tests are for: CI may not go without, a developer's machine may."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(why, pytrace=False)
-    pytest.skip(why)
 
 
 @pytest.fixture(scope="session")

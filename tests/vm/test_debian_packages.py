@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.real_parts import cannot
 
 from ballonet_host_coord.demo import requirements
 from ballonet_host_coord.demo.accelerator import choose_accelerator
@@ -18,7 +19,6 @@ from ballonet_host_coord.demo.machine import machine_folder
 from ballonet_protocol import ByeWhy, HelloReqWhy
 
 from . import debian_course as course
-from .conftest import cannot
 from .packages import NEWER, build_mirror
 from .plain_image import build_plain_image, run
 

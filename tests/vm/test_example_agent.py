@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
+from tests.real_parts import cannot
 
 from ballonet_host_coord.coordinator import Coordinator
 from ballonet_host_coord.demo.machine import Guest, MachineSpec, machine_folder, open_machine
@@ -16,8 +17,6 @@ from ballonet_host_coord.demo.play import RAM_KIB, STARTUP_KIB, has_started
 from ballonet_host_coord.demo.real import settings_for
 from ballonet_host_coord.model import Command, Decision, GuestSnapshot, LinkState, Settings, Snapshot
 from ballonet_host_coord.service import serve
-
-from .conftest import cannot
 
 MIB = 1024
 IN_THE_GUEST = "/usr/local/bin/agent-c"  # /run is mounted noexec

@@ -121,7 +121,7 @@ class Agent:
         return self._finish()
 
     def pressed(self, kind: str, now: Instant) -> list[Action]:
-        """A PSI trigger fired: "some" or "full"; "poll" is a shell's own reading of the stall counter."""
+        """A PSI trigger fired: "some" or "full"."""
         self._begin(now)
         if self.session.live:
             self._fired = "full" if "full" in (kind, self._fired) else kind

@@ -109,8 +109,6 @@ class Loop:
         self._look_s = self._open_s = 0.0
         self._search_s = REOPEN_S
         self._complaint = ""
-        watch = agent.watch
-        self._wanted = SetTriggers(trigger_us(watch.some_permyriad), trigger_us(watch.full_permyriad))
         self._refused_s = now().monotonic_s
         self._watchdog_s = watchdog_period_s()
         self._alive_s = 0.0
@@ -163,7 +161,8 @@ class Loop:
         if look or (deadline_s is not None and deadline_s <= 0):
             self._perform(self.agent.tick(self._now()))
         if not self._triggers.fds and now_s >= self._refused_s + REARM_S:
-            self._arm_next = self._wanted
+            watch = self.agent.watch
+            self._arm_next = SetTriggers(trigger_us(watch.some_permyriad), trigger_us(watch.full_permyriad))
             self._arm()
         self._flush()
         self._check_stuck()
@@ -367,7 +366,7 @@ class Loop:
         if action is None or not self._armings.take(self._now().monotonic_s):
             return
         self._arm_next = None
-        self._wanted, had = action, bool(self._triggers.fds)
+        had = bool(self._triggers.fds)
         self._unwatch_triggers()
         reason = self._triggers.arm(action.some_us, action.full_us)
         if reason is None:

@@ -50,6 +50,7 @@ from .model import (
 from .move import ARRIVED_KIB, BACK_OFF_S, STUCK_S, Move
 from .pace import SCARCE_LEAST_KIB, grant_least_kib, step_kib, worthwhile_kib
 
+PAGE_KIB = 4
 SHRINK_RATE_KIB_PER_S = 524288
 """What the agent is told to expect at most: two steps of 64 MiB in each of its fastest report periods (250 ms)."""
 
@@ -356,6 +357,7 @@ class Ledger:
             else:
                 usable_kib = room_kib - reserve_kib
             target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
+            target_kib -= target_kib % PAGE_KIB  # QEMU would round it up, beyond what the books have
             move = self._moves[guest.name]
             standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
             missing_kib = choice.target_kib - standing_kib
