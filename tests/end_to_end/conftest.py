@@ -43,6 +43,8 @@ class Watch:
     """Looks over the coordinator's shoulder at every turn and keeps what tests ask about."""
 
     def __init__(self) -> None:
+        self.another_moves = False
+        """The scenario is one in which somebody else moves a guest."""
         self.exceeded_kib = 0
         self.deepened_kib = 0
         """How much one turn's commands promised beyond the room that the books showed (I1)."""
@@ -57,6 +59,9 @@ class Watch:
         )
         room_kib = max(0, decision.budget_kib - decision.booked_kib)
         self.deepened_kib = max(self.deepened_kib, promised_kib - room_kib)
+        if not self.another_moves:
+            left = [guest.hands_off for guest in snapshot.guests if "another mover" in guest.hands_off]
+            assert left == [], "nobody moves these guests but ourselves and they"
         self.turns.append((snapshot, decision))
         self.commands += [(snapshot.now_s, command) for command in commands]
 

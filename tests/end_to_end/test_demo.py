@@ -15,11 +15,12 @@ from ballonet_host_coord.demo.simulated import run_simulated
 from ballonet_host_coord.demo.table import Screen
 
 
-def test_the_simulated_play_holds(capsys):
+def test_the_simulated_play_holds(capsys, caplog):
     """Both demands are met on a budget smaller than the maximums, and it is never exceeded from QEMU's start on."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     verdict = trio.run(run_simulated, Screen(), False, clock=clock, strict_exception_groups=True)
     assert verdict.holds
+    assert "another mover" not in caplog.text
     assert verdict.budget_kib < verdict.promised_kib
     assert verdict.simulated
     assert "no QEMU" in capsys.readouterr().out.splitlines()[0]

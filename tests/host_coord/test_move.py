@@ -29,9 +29,11 @@ def targets(commands) -> list[float]:
 # --- another mover --------------------------------------------------------------------------------------
 
 
-def test_a_guest_that_another_mover_lowered_is_granted_anew() -> None:
+def test_a_guest_that_was_lowered_by_whom_is_not_certain_is_granted_anew() -> None:
     """Its target is what it has now, so that what it lacks is seen and given: not in the same turn, but in the next."""
     ledger = settled(900)
+    ledger.target_failed("a")
+    step(ledger, (guest_at(900), 900), now_s=NOW_S - 50)
     lowered = guest_at(500, demand_kib=800 * MIB)
     assert step(ledger, (lowered, 900)) == []
     assert (ledger.lowered_kib("a"), ledger.target_kib("a")) == (400 * MIB, 500 * MIB)

@@ -9,6 +9,7 @@ import trio
 
 from ballonet_host_coord.coordinator import Coordinator
 from ballonet_host_coord.model import HostSettings, Settings
+from ballonet_host_coord.operations import resume_command
 from ballonet_host_coord.ports import ByteStream, PortError
 from ballonet_host_coord.simulated.hypervisor import SimulatedHypervisor, SimulatedVm
 from ballonet_host_coord.simulated.machine import SimulatedMachine
@@ -144,3 +145,31 @@ def test_pause_and_resume_are_kept() -> None:
     ask(coordinator, "resume", all=True)
     later = coordinator_with(state).guests["web"].record
     assert (later.paused, later.released) == (False, False)
+
+
+def test_giving_way_to_another_mover_is_kept_until_resume(caplog: pytest.LogCaptureFixture) -> None:
+    """Said once, left alone over a restart; resume, release and pause each end it for good."""
+    for ending in ("resume", "release", "pause"):
+        state = MemoryState()
+        coordinator = coordinator_with(state)
+        coordinator._operations.give_way("web", 512 * MIB)
+        assert "web: another mover set it to 512 MiB at " in caplog.text
+        later = coordinator_with(state)
+        assert later.guests["web"].record.yielded.endswith("given way to until `ballonet resume web`")
+        ask(later, ending)
+        assert not later.guests["web"].record.yielded
+        assert not coordinator_with(state).guests["web"].record.yielded
+
+
+def test_giving_way_acts_even_where_it_cannot_be_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk does not make us fight; that it will not last is said."""
+    coordinator = coordinator_with(FullDisk())
+    coordinator._operations.give_way("web", 512 * MIB)
+    assert coordinator.guests["web"].record.yielded
+    assert "will not outlive a restart" in caplog.text
+
+
+def test_the_command_that_is_named_can_be_typed() -> None:
+    """A name with a space or a quote comes quoted."""
+    assert resume_command("web") == "ballonet resume web"
+    assert resume_command("my web's") == """ballonet resume 'my web'"'"'s'"""

@@ -68,6 +68,7 @@ CASES_TOLD: dict[str, tuple[list[GuestSnapshot], dict[str, Any], str, int]] = {
     "deflate-on-oom": ([replace(SMALL, vm=make_vm(deflate_on_oom=False))], {}, "deflate-on-oom on", 360),
     "settling": ([replace(SMALL, vm=make_vm(boot_began_s=NOW_S - 10))], {}, "settling over, in 20 s", 360),
     "released": ([replace(SMALL, released=True)], {}, "managed again (`ballonet resume`)", 360),
+    "left alone": ([replace(SMALL, hands_off="another mover set it")], {}, "managed again (`ballonet resume`)", 360),
     "stuck": ([replace(SMALL, stuck_since_s=NOW_S - 9)], {}, "its balloon follows", 360),
     "paused": ([replace(SMALL, vm=make_vm(run_state=RunState.PAUSED))], {}, "it runs and answers", 360),
     "booting": ([replace(SMALL, booking=Booking(GIB, 0, True), residency=Residency(90 * MIB, 0))], {},

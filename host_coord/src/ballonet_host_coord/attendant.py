@@ -88,7 +88,8 @@ class Attendant:
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:
         vm = self.record.vm
-        if policy is StopPolicy.DEFLATE and not observe and vm.run_state is RunState.RUNNING and not vm.hands_off:
+        left_alone = bool(vm.hands_off or self.record.yielded)
+        if policy is StopPolicy.DEFLATE and not observe and vm.run_state is RunState.RUNNING and not left_alone:
             try:
                 await self._vm.connect()
                 await self._vm.set_target(vm.ram_kib)

@@ -1,7 +1,8 @@
 """What an operator has chosen for single guests at run time, and what of it outlives the service.
 
-`release` and `pause` are kept until `resume`; settings only where `--persist` was said. What was confirmed as kept is
-on the disk (state_store.py): a coordinator that is killed comes back with it.
+`release` and `pause` are kept until `resume`, and so is that another mover is given way to; settings only where
+`--persist` was said. What was confirmed as kept is on the disk (state_store.py): a coordinator that is killed comes
+back with it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ class Choices:
 
     def is_paused(self, name: str) -> bool:
         return bool(self._state.get(f"paused:{name}"))
+
+    def yielded(self, name: str) -> str:
+        """What another mover did that is given way to; empty where nobody is."""
+        kept = self._state.get(f"yielded:{name}")
+        return kept if isinstance(kept, str) else ""
+
+    def give_way(self, name: str, why: str) -> None:
+        """Until `resume`."""
+        self._state.put(f"yielded:{name}", why)
 
     def texts_for(self, name: str) -> dict[str, str]:
         """Key of the settings -> text, kept ones and those of this run."""
@@ -60,7 +70,7 @@ class Choices:
         self._texts.pop(name, None)
 
     def mark(self, name: str, what: str, on: bool) -> None:
-        """`what`: "released" or "paused"."""
+        """`what`: "released", "paused" or, to end it, "yielded"."""
         if on:
             self._state.put(f"{what}:{name}", True)
         else:

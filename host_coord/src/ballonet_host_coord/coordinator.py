@@ -101,6 +101,7 @@ class Coordinator:
         record = GuestRecord(guest, AgentSession(self._randomness, host.report_ms), self.ledger, self.observe)
         record.released = self._choices.is_released(guest.name)
         record.paused = self._choices.is_paused(guest.name)
+        record.yielded = self._choices.yielded(guest.name)
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
         where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery
@@ -213,7 +214,9 @@ class Coordinator:
         for attendant in self.guests:
             attendant.record.note_taken_back(now_s)
             if lowered_kib := self.ledger.lowered_kib(attendant.record.name):
-                log.warning("%s: another mover made it smaller by %d MiB", attendant.record.name, lowered_kib // 1024)
+                log.warning("%s: made smaller by %d MiB, not by us", attendant.record.name, lowered_kib // 1024)
+            if not self.observe and (set_kib := self.ledger.set_by_another_kib(attendant.record.name)) is not None:
+                self._operations.give_way(attendant.record.name, set_kib)
         self._watch_overdraft(decision, now_s)
         if self._recorder is not None:
             value = {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}

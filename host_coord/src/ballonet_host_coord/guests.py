@@ -50,6 +50,8 @@ class GuestRecord:
         self.residency: Residency | None = None
         self.released = False
         self.paused = False
+        self.yielded = ""
+        """What another mover did that is given way to; empty where nobody is."""
         self.tuned = DEFAULT_TUNING
         self.demand_model = DemandModel.BALLONET
         self.detail = "not seen yet"
@@ -83,7 +85,9 @@ class GuestRecord:
         # The guest writes `actual`: it is held within what a size can be before anything counts with it (I8).
         vm = replace(vm, actual_kib=min(max(0, vm.actual_kib), vm.ram_kib))
         if not self._seen or vm.boot != self.vm.boot:
-            adopted = self._observe or bool(vm.hands_off) or self._goes_on(vm, now_s)
+            reset = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
+            left = bool(vm.hands_off) or (bool(self.yielded) and reset)  # a reset leaves the other's target in force
+            adopted = self._observe or left or self._goes_on(vm, now_s)
             self._forget_boot()
             if self._seen:
                 self.session.renewed(vm.ram_kib, now_s)
@@ -166,7 +170,7 @@ class GuestRecord:
             demand=demand,
             wish=self._wish,
             released=self.released,
-            hands_off=PAUSED if self.paused else "",
+            hands_off=PAUSED if self.paused else self.yielded,
             stuck_since_s=self._ledger.stuck_since_s(self.name),
             retried=self._ledger.retries(self.name, now_s),
             uncooperative=self._ledger.is_uncooperative(self.name, now_s),

@@ -16,8 +16,9 @@ hypervisor's target is set to the size reached, since virtio-balloon would go on
 guest's floor, though, as far as that is promised already or there is room (I2). An agent is told of a target above its
 guest's size, whoever asked for it: it would take the memory for its own act otherwise.
 
-A balloon **at rest** moves by somebody else's act. Upward the guest helped itself; downward there is another mover,
-whose target is in force at the hypervisor now: it is taken over, said, and a guest that is short is granted anew.
+A balloon **at rest** moves by somebody else's act. Where it is certainly another mover's (other_mover.py), that is said
+and the move given up. Else, upward the guest helped itself; downward there is a target in force that is not ours: it is
+taken over, said, and a guest that is short is granted anew.
 
 A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
 show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
@@ -48,7 +49,8 @@ from .model import (
     Wish,
 )
 from .move import ARRIVED_KIB, BACK_OFF_S, STUCK_S, Move
-from .pace import SCARCE_LEAST_KIB, grant_least_kib, step_kib, worthwhile_kib
+from .other_mover import Act
+from .pace import SCARCE_LEAST_KIB, grant_least_kib, is_needed, need_per_weight, step_kib, worthwhile_kib
 
 PAGE_KIB = 4
 SHRINK_RATE_KIB_PER_S = 524288
@@ -94,8 +96,7 @@ class Ledger:
 
     def refuses(self, name: str) -> bool:
         """The last attempt to shrink it came to nothing, by refusal, objection, silence or standstill."""
-        move = self._moves.get(name)
-        return move is not None and move.refuses
+        return name in self._moves and self._moves[name].refuses
 
     def is_shrinking(self, name: str, now_s: float) -> bool:
         """Our own shrink is under way, or ended a moment ago: stalls prove nothing (I9)."""
@@ -115,9 +116,13 @@ class Ledger:
         return move.taken_back_kib if move else 0
 
     def lowered_kib(self, name: str) -> int:
-        """By how much another mover made the guest smaller, seen at the last step; 0 for none."""
+        """By how much the guest was made smaller without us, seen at the last step; 0 for none."""
         move = self._moves.get(name)
         return move.lowered_kib if move else 0
+
+    def set_by_another_kib(self, name: str) -> int | None:
+        """Where another mover has certainly set it, seen at the last step."""
+        return self._moves[name].set_by_another_kib if name in self._moves else None
 
     def began_boot(self, name: str, vm_boot: int, startup_kib: int, adopted: bool) -> SetTarget | None:
         """A boot was seen. A machine that goes on is adopted as it is; any other gets its startup target.
@@ -129,6 +134,7 @@ class Ledger:
             move.boot = vm_boot
             move.arrived = move.target_kib is None
             move.progress_s = 0.0
+            move.other.doubt()
             return None
         self._moves[name] = Move(boot=vm_boot, gen=move.gen if move else 0)
         if adopted:
@@ -154,8 +160,7 @@ class Ledger:
 
     def is_forced(self, name: str) -> bool:
         """The operator gave it what it has, whatever the budget says."""
-        move = self._moves.get(name)
-        return move is not None and move.forced
+        return name in self._moves and self._moves[name].forced
 
     def target_failed(self, name: str) -> None:
         """The hypervisor did not take a target. A move that stands still ends by itself; a machine that waits for its
@@ -163,6 +168,7 @@ class Ledger:
         if move := self._moves.get(name):
             move.failed = True
             move.started_s = None
+            move.other.doubt()
 
     def forget(self, name: str) -> None:
         """The machine is gone, and its memory with it."""
@@ -182,11 +188,17 @@ class Ledger:
             if guest.demand is not None
             and guest.given_kib < min(guest.demand.demand_kib, guest.settings.maximum_kib)
         }
-        needed = _is_needed(snapshot, room_kib)
+        needed = is_needed(snapshot, room_kib)
         for guest in snapshot.guests:
             name = guest.settings.name
             move = self._moves.get(name)
-            if move is None or guest.vm.run_state is not RunState.RUNNING:
+            if move is None:
+                continue
+            move.set_by_another_kib = None
+            if guest.vm.run_state is not RunState.RUNNING:
+                move.other.doubt()
+                continue
+            if self._look_for_others(guest, move, now_s):
                 continue
             choice = decided[name]
             order = self._follow(guest, move, choice.floor_kib, room_kib, now_s)
@@ -202,6 +214,25 @@ class Ledger:
         return commands + grants + self._start(snapshot, room_kib)
 
     # --- following ---------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _look_for_others(guest: GuestSnapshot, move: Move, now_s: float) -> bool:
+        """Whether nothing is done in this turn, since another mover is at work or may be."""
+        move.unclear = False
+        if move.target_kib is None or guest.booking.claimed:
+            return False
+        if guest.hands_off and move.arrived:
+            move.adopt()
+            return False
+        if move.stuck_since_s is not None:
+            move.other.begun()  # what it does late is no order
+        act = move.other.look(guest, move.target_kib, now_s)
+        if act is Act.ANOTHERS:
+            move.adopt()
+            move.set_by_another_kib = guest.vm.actual_kib
+        move.unclear = act is not Act.OURS
+        move.taken_back_kib = move.lowered_kib = 0
+        return move.unclear
 
     def _follow(
         self, guest: GuestSnapshot, move: Move, floor_kib: int, room_kib: int, now_s: float
@@ -347,7 +378,7 @@ class Ledger:
         commands: list[Command] = []
         now_s = snapshot.now_s
         waiting = [guest for guest in snapshot.guests if self._wants_grant(guest, decided[guest.name], now_s)]
-        waiting.sort(key=lambda guest: _need_per_weight(guest, decided[guest.name]), reverse=True)
+        waiting.sort(key=lambda guest: need_per_weight(guest, decided[guest.name]), reverse=True)
         for guest in waiting:
             choice = decided[guest.name]
             reserve_kib = snapshot.host.headroom_kib
@@ -374,7 +405,7 @@ class Ledger:
         move = self._moves.get(guest.name)
         if move is None or guest.booking.claimed or guest.vm.run_state is not RunState.RUNNING:
             return False
-        if move.lowered_kib:
+        if move.lowered_kib or move.unclear:
             return False  # not before the books have seen what it has now
         if move.stuck_since_s is not None and move.stuck_growing and now_s < move.leave_until_s:
             return False  # what it cannot take would only be booked, and lacking elsewhere
@@ -399,13 +430,6 @@ class Ledger:
         return []
 
 
-def _is_needed(snapshot: Snapshot, room_kib: int) -> bool:
-    """Small moves count too: to end an overdraft, to let a machine start, to fill the headroom."""
-    spare_kib = room_kib - snapshot.host.headroom_kib
-    claims = [guest.vm.ram_kib - guest.booking.assigned_kib for guest in snapshot.guests if guest.waiting_to_start]
-    return room_kib < 0 or spare_kib <= -SCARCE_LEAST_KIB or any(claim > spare_kib for claim in claims)
-
-
 def _standing_wish(guest: GuestSnapshot, move: Move) -> Wish | None:
     """What the guest asked for last. Who blames a move that is none of ours, or over, has asked for nothing."""
     wish = guest.wish
@@ -426,12 +450,3 @@ def _covers(consent: Consent | None, move: Move, goal_kib: int, now_s: float) ->
 
 def _stands(consent: Consent | None, move: Move, now_s: float) -> bool:
     return consent is not None and consent.gen == move.gen and now_s < consent.expires_s
-
-
-def _need_per_weight(guest: GuestSnapshot, decided: GuestDecision) -> tuple[int, float]:
-    """Urgent asks first, then whoever is furthest below its demand per weight, then below its target."""
-    demand_kib = guest.demand.demand_kib if guest.demand else 0
-    lacking_kib = max(0, min(demand_kib, decided.target_kib) - guest.vm.actual_kib)
-    wanting_kib = max(0, decided.target_kib - guest.vm.actual_kib)
-    weight = guest.settings.weight
-    return (2 if decided.urgent else 1 if lacking_kib else 0), (lacking_kib or wanting_kib) / weight

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .other_mover import OtherMover
 
 ARRIVED_KIB = 1024
 """`actual` within 1 MiB of the target has arrived: drivers move whole chunks of 256 pages."""
@@ -71,13 +73,19 @@ class Move:
     started_s: float | None = None
     taken_back_kib: int = 0
     lowered_kib: int = 0
-    """By how much another mover made the guest smaller, in this turn."""
+    """By how much the guest was made smaller, in this turn."""
+    other: OtherMover = field(default_factory=OtherMover)
+    set_by_another_kib: int | None = None
+    """Where another mover has certainly set it, in this turn."""
+    unclear: bool = False
+    """It moved, and whose act that was is not clear yet: no command."""
 
     def head_for(self, target_kib: int) -> None:
         self.target_kib = target_kib
         self.arrived = False
         self.consented = self.forced = self.failed = False
         self.progress_s = 0.0
+        self.other.begun()
 
     def rest_at(self, actual_kib: int) -> None:
         self.arrived = True
@@ -93,6 +101,15 @@ class Move:
         self.forced = False
         self.stopped_s = now_s
         self.rest_at(actual_kib)
+        self.other.begun()
+
+    def adopt(self) -> None:
+        """Its size is not ours any more, whatever was under way: as of a machine that was found running."""
+        self.target_kib = self.asked_kib = self.stuck_since_s = None
+        self.stepped_s = 0.0
+        self.forced = self.unclear = False
+        self.arrived = True
+        self.other.begun()
 
     def stood_still(self, now_s: float) -> None:
         """It was stopped because its balloon does not follow."""

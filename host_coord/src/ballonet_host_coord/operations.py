@@ -7,6 +7,7 @@ cannot be kept (a full disk) is said in the answer as `not_saved`.
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ class Operations:
         names = self._names(arguments)
         for name in names:
             record = coordinator.guests[name].record
-            record.released, record.paused = True, False
+            record.released, record.paused, record.yielded = True, False, ""
             if force and (command := coordinator.ledger.force(name, record.vm)):
                 coordinator.guests[name].order(command)
         coordinator.turn(coordinator.now())
@@ -111,7 +112,7 @@ class Operations:
         names = self._names(arguments)
         for name in names:
             record = self._coordinator.guests[name].record
-            record.paused, record.released = True, False
+            record.paused, record.released, record.yielded = True, False, ""
         self._coordinator.wake()
         return {"names": names, **self._marked(names, released=False, paused=True)}
 
@@ -120,6 +121,7 @@ class Operations:
         for name in names:
             record = self._coordinator.guests[name].record
             record.paused = record.released = False
+            record.yielded = ""
         self._coordinator.wake()
         return {"names": names, **self._marked(names, released=False, paused=False)}
 
@@ -233,13 +235,26 @@ class Operations:
         else:
             log.warning("%s: %s could not be freed in %.0f s", changed.name, size, changed.timeout_s)
 
+    # --- another mover ------------------------------------------------------------------------------------
+
+    def give_way(self, name: str, size_kib: int) -> None:
+        """Another mover has set this size: said once, and the guest is left alone from now on."""
+        at = time.strftime("%Y-%m-%d %H:%M")
+        why = f"another mover set it to {size_kib // 1024} MiB at {at}: given way to until `{resume_command(name)}`"
+        self._coordinator.guests[name].record.yielded = why
+        log.warning("%s: %s", name, why)
+        try:
+            self._choices.give_way(name, why)
+        except PortError as error:
+            log.error("%s: this will not outlive a restart: %s", name, error)
+
     # --- inside ------------------------------------------------------------------------------------------
 
     def _marked(self, names: list[str], **marks: bool) -> dict[str, Any]:
         """What the operator wants has been done; where it will not outlive a restart that is said."""
         try:
             for name in names:
-                for what, on in marks.items():
+                for what, on in {**marks, "yielded": False}.items():
                     self._choices.mark(name, what, on)
         except PortError as error:
             log.error("%s", error)
@@ -254,6 +269,11 @@ class Operations:
         if not isinstance(name, str) or name not in guests:
             raise LookupError(f"no guest {name!r}; known: {', '.join(guests.names) or 'none'}")
         return name
+
+
+def resume_command(name: str) -> str:
+    """As it is typed into a shell."""
+    return f"ballonet resume {shlex.quote(name)}"
 
 
 def _seconds(arguments: dict[str, Any], name: str, default: float, most: float) -> float:

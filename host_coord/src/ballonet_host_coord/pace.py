@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .model import GuestSnapshot, LinkState
+from .model import GuestDecision, GuestSnapshot, LinkState, Snapshot
 
 TOLERANCE_KIB = 4096
 """A device's rounding and a report's age: no shortage, no excess, and status words do not flicker for it."""
@@ -44,3 +44,19 @@ def step_kib(guest: GuestSnapshot) -> int:
     spare_kib = int(report.available_kib * STEP_AVAILABLE_RATIO) if report is not None else 0
     kib = min(STEP_MOST_KIB, max(STEP_LEAST_KIB, int(guest.vm.actual_kib * STEP_RATIO), spare_kib))
     return kib if guest.agent.link is LinkState.LIVE else kib // 2
+
+
+def is_needed(snapshot: Snapshot, room_kib: int) -> bool:
+    """Small moves count too: to end an overdraft, to let a machine start, to fill the headroom."""
+    spare_kib = room_kib - snapshot.host.headroom_kib
+    claims = [guest.vm.ram_kib - guest.booking.assigned_kib for guest in snapshot.guests if guest.waiting_to_start]
+    return room_kib < 0 or spare_kib <= -SCARCE_LEAST_KIB or any(claim > spare_kib for claim in claims)
+
+
+def need_per_weight(guest: GuestSnapshot, decided: GuestDecision) -> tuple[int, float]:
+    """Urgent asks first, then whoever is furthest below its demand per weight, then below its target."""
+    demand_kib = guest.demand.demand_kib if guest.demand else 0
+    lacking_kib = max(0, min(demand_kib, decided.target_kib) - guest.vm.actual_kib)
+    wanting_kib = max(0, decided.target_kib - guest.vm.actual_kib)
+    weight = guest.settings.weight
+    return (2 if decided.urgent else 1 if lacking_kib else 0), (lacking_kib or wanting_kib) / weight
