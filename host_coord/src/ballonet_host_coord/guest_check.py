@@ -6,6 +6,7 @@ QEMU's command line (`read_arguments`), which anybody may read and which disturb
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def _sockets(guest: GuestSight) -> Iterable[Finding]:
             if guest.runs:
                 mend = f"see that it is the path that QEMU was given, or mend `{what}`"
                 yield _finding(guest, what, Level.PROBLEM, f"{path}: {socket.error}", mend)
-        elif socket.heard is False:
+        elif socket.heard is False and not (guest.runs and what == "qmp"):
             text = f"{path}: a stale socket file, nobody listens there"
             mend = "the guest's next start replaces it" if guest.runs is False else f"is `{what}` its path?"
             yield _finding(guest, what, Level.HINT, text, mend)
@@ -209,7 +210,7 @@ def read_arguments(untrusted: Sequence[str]) -> Arguments:
     """What the arguments say, in both forms that QEMU takes: `key=value,...` and JSON."""
     reporting: bool | None = None
     pins: list[str] = []
-    for option, value in zip(untrusted, untrusted[1:], strict=False):
+    for option, value in itertools.pairwise(untrusted):
         said = _said(value)
         kind = str(said.get("driver") or said.get("qom-type") or said.get("") or "")
         if option == "-device" and kind.startswith("virtio-balloon"):

@@ -91,6 +91,10 @@ def _named(guest: GuestSettings, listening: frozenset[str] | None) -> GuestSight
 def by_service(sight: GuestSight, known: GuestSnapshot, proc_root: str = "/proc") -> GuestSight:
     """With what the coordinator knows of it."""
     vm, report = known.vm, known.report
+    # The coordinator may connect, whatever the caller may.
+    monitor = replace(sight.monitor, denied=False) if sight.monitor is not None else None
+    channel = replace(sight.channel, denied=False) if sight.channel is not None else None
+    sight = replace(sight, monitor=monitor, channel=channel)
     if vm.run_state in NOT_RUNNING:
         return replace(sight, runs=False, resident_kib=0)
     sight = replace(

@@ -151,7 +151,7 @@ def _libvirt(settings: Settings, sight: HostSight) -> Iterable[Finding]:
         mend = "run `ballonet check` as root, or as a user of the group libvirt"
         yield Finding("libvirt", Level.HINT, sight.libvirt_error, mend, unjudged=True)
     else:
-        mend = "install python3-libvirt, see that libvirtd runs (systemctl status libvirtd virtqemud), or mend [libvirt]"
+        mend = "install python3-libvirt, see that libvirtd runs (virtqemud), or mend [libvirt]"
         yield Finding("libvirt", Level.PROBLEM, sight.libvirt_error, mend)
 
 
@@ -234,12 +234,12 @@ def _psi(sight: HostSight) -> Finding:
 def _swap(sight: HostSight) -> Finding:
     used_kib = sight.swap_total_kib - sight.swap_free_kib
     if sight.swap_total_kib == 0:
-        return Finding("swap", Level.OK, "the host has no swap: a shortage that balloons do not end is the OOM killer's")
+        return Finding("swap", Level.OK, "the host has no swap: what balloons do not relieve is the OOM killer's")
     if used_kib < MUCH_SWAPPED_KIB:
         return Finding("swap", Level.OK, f"{_mib(used_kib)} of {_mib(sight.swap_total_kib)} swap are used")
     text = (
-        f"{_mib(used_kib)} of {_mib(sight.swap_total_kib)} swap are used: guests' pages there count as theirs, and come "
-        "back slowly, which no agent in a guest can see"
+        f"{_mib(used_kib)} of {_mib(sight.swap_total_kib)} swap are used: guests' pages there count as theirs, and "
+        "come back slowly, which no agent in a guest can see"
     )
     mend = "a smaller [host] budget or a larger reserve; vm.swappiness=1 keeps guests out of swap longer"
     return Finding("swap", Level.HINT, text, mend)
