@@ -129,6 +129,7 @@ def check(config: str, settings_only: bool, as_json: bool) -> None:
       3  nothing is wrong as far as could be seen, which was not all
     """
     from . import checking
+    from .finding import exit_code
 
     if settings_only and as_json:
         raise click.UsageError("say --settings-only or --json")
@@ -141,7 +142,7 @@ def check(config: str, settings_only: bool, as_json: bool) -> None:
         return
     found = trio.run(checking.check, settings, source.warnings)
     click.echo(checking.as_json(found) if as_json else checking.as_text(found))
-    sys.exit(checking.exit_code(found))
+    sys.exit(exit_code(found))
 
 
 @cli.command()
