@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import trio
+from click.testing import CliRunner
 
 from ballonet_host_coord.checking import as_json, as_text, check
-from ballonet_host_coord.finding import Level
+from ballonet_host_coord.cli import cli
+from ballonet_host_coord.finding import Finding, Level
 from ballonet_host_coord.libvirt_link import LibvirtLink
 from ballonet_host_coord.model import GuestSettings, HostSettings, Settings
 
@@ -54,3 +57,32 @@ def test_a_libvirt_that_is_away_is_one_finding(tmp_path: Path) -> None:
         assert any(finding.guest == "web" for finding in found)
 
     trio.run(main)
+
+
+def test_check_of_a_host_ends_with_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table and the JSON hold the same findings, and both end with the verdict's code."""
+
+    async def judged(*_: object) -> list[Finding]:
+        return [Finding("swap", Level.OK, "none"), Finding("balloon", Level.PROBLEM, "none", "add\nit", guest="web")]
+
+    monkeypatch.setattr("ballonet_host_coord.checking.check", judged)
+    config = tmp_path / "coordinator.toml"
+    config.write_text("")
+    table = CliRunner().invoke(cli, ["check", "--config", str(config)])
+    assert table.exit_code == 1
+    assert [line.split()[:2] for line in table.output.splitlines()] == [
+        ["ok", "swap"], ["problem", "web"], ["->", "add"], ["it"],
+    ]  # fmt: skip
+    answer = json.loads(CliRunner().invoke(cli, ["check", "--json", "--config", str(config)]).stdout)
+    assert (answer["verdict"], answer["exit_code"]) == ("mend", 1)
+    assert [(row["name"], row["guest"]) for row in answer["findings"]] == [("swap", None), ("balloon", "web")]
+
+
+def test_check_tells_faults_of_the_settings_as_json(tmp_path: Path) -> None:
+    """With faulty settings nothing else is looked at: code 2, and each fault is a finding."""
+    config = tmp_path / "coordinator.toml"
+    config.write_text("[host]\nbugdet = 1\n")
+    result = CliRunner().invoke(cli, ["check", "--json", "--config", str(config)])
+    answer = json.loads(result.stdout)
+    assert (result.exit_code, answer["exit_code"], answer["verdict"]) == (2, 2, "wrong settings")
+    assert ["bugdet" in row["text"] for row in answer["findings"]] == [True]

@@ -22,7 +22,6 @@ from ballonet_host_coord import cli as cli_module
 from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.cli import cli
 from ballonet_host_coord.control import serve_control
-from ballonet_host_coord.finding import Finding, Level
 from ballonet_host_coord.recorder import read_recording
 from ballonet_host_coord.snapshot import decision_to_json, snapshot_to_json
 
@@ -310,32 +309,6 @@ def test_check_says_ok_and_names_the_guests(config: str) -> None:
     """Good settings are told with the guests that they name."""
     result = run("check", "--settings-only", "--config", config)
     assert (result.exit_code, result.output) == (0, f"{config}: OK, 1 guest(s): web\n")
-
-
-def test_check_of_a_host_ends_with_its_verdict(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table and the JSON hold the same findings, and both end with the verdict's code."""
-
-    async def check(*_: object) -> list[Finding]:
-        return [Finding("swap", Level.OK, "none"), Finding("balloon", Level.PROBLEM, "none", "add\nit", guest="web")]
-
-    monkeypatch.setattr("ballonet_host_coord.checking.check", check)
-    table = run("check", "--config", config)
-    assert table.exit_code == 1
-    assert [line.split()[:2] for line in table.output.splitlines()] == [
-        ["ok", "swap"], ["problem", "web"], ["->", "add"], ["it"],
-    ]  # fmt: skip
-    answer = json.loads(run("check", "--json", "--config", config).stdout)
-    assert (answer["verdict"], answer["exit_code"]) == ("mend", 1)
-    assert [(row["name"], row["guest"]) for row in answer["findings"]] == [("swap", None), ("balloon", "web")]
-
-
-def test_check_tells_faults_of_the_settings_as_json(config: str) -> None:
-    """With faulty settings nothing else is looked at: code 2, and each fault is a finding."""
-    Path(config).write_text("[host]\nbugdet = 1\n")
-    result = run("check", "--json", "--config", config)
-    answer = json.loads(result.stdout)
-    assert (result.exit_code, answer["exit_code"], answer["verdict"]) == (2, 2, "wrong settings")
-    assert ["bugdet" in row["text"] for row in answer["findings"]] == [True]
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])
