@@ -34,12 +34,15 @@ async def check(
     if settings.libvirt_uri is not None:
         sight, domains = await _domains(settings, sight, snapshot, link, proc_root)
         guests += domains
+    resident_kib = sum_or_none([guest.resident_kib for guest in guests])
+    if settings.libvirt_uri is not None and sight.libvirt_domains is None:
+        resident_kib = None  # nobody knows what the domains hold
     names = ", ".join(shown(guest.name) for guest in settings.guests)
     text = f"OK, {len(settings.guests)} guest(s) named{': ' if names else ''}{names}"
     return [
         *(Finding("settings", Level.HINT, warning, "mend that setting") for warning in warnings),
         Finding("settings", Level.OK, text),
-        *host_findings(settings, sight, sum_or_none([guest.resident_kib for guest in guests])),
+        *host_findings(settings, sight, resident_kib),
         *guest_findings(guests),
     ]
 

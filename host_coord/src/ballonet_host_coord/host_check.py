@@ -163,6 +163,8 @@ def _budget(settings: Settings, sight: HostSight, resident_kib: int | None) -> I
     promised_kib = budget_kib(host, memory)
     found = list(_too_much(settings, sight, memory, promised_kib))
     yield from found
+    if any(finding.level is Level.PROBLEM for finding in found):
+        return
     if resident_kib is not None and memory.available_kib + resident_kib < promised_kib:
         lacks_kib = promised_kib - memory.available_kib - resident_kib
         text = (
