@@ -209,7 +209,7 @@ def test_installing_the_coordinator_gives_a_whole_command(tmp_path: Path) -> Non
     assert ran == ["python3", "/opt/ballonet/bin/pip", "ln"]
     (site,) = (opt / "ballonet").glob("lib/python3*/site-packages")
     (tmp_path / "coordinator.toml").write_text(settings_example())
-    for words in (["demo", "--help"], ["check", "--config", str(tmp_path / "coordinator.toml")]):
+    for words in (["demo", "--help"], ["check", "--settings-only", "--config", str(tmp_path / "coordinator.toml")]):
         done = subprocess.run(
             [str(opt / "bin/ballonet"), *words],
             env={**environment, "PYTHONPATH": ":".join([str(site), *lent])},

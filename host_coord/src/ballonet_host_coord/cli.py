@@ -114,13 +114,35 @@ def serve(config: str, observe: bool, verbose: bool) -> None:
 
 @cli.command()
 @_config_option
-def check(config: str) -> None:
-    """Say what is wrong with the settings. Touches nothing."""
-    settings, source = _load(config)
-    for warning in source.warnings:
-        click.echo(f"{config}: {warning}", err=True)
-    names = ", ".join(guest.name for guest in settings.guests)
-    click.echo(f"{config}: OK, {len(settings.guests)} guest(s){': ' if names else ''}{names}")
+@click.option("--settings-only", is_flag=True, help="Judge the files alone.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check(config: str, settings_only: bool, as_json: bool) -> None:
+    """Say what is wrong with the settings, the host and each guest, and how to mend it. Touches nothing.
+
+    A problem keeps the coordinator or a guest from working; a hint makes either worse.
+
+    \b
+    Exit code:
+      0  all is well (there may be hints)
+      1  something must be mended
+      2  the settings or the command line are wrong
+      3  nothing is wrong as far as could be seen, which was not all
+    """
+    from . import checking
+    from .finding import exit_code
+
+    if settings_only and as_json:
+        raise click.UsageError("say --settings-only or --json")
+    settings, source = _load(config, checking.faults_as_json if as_json else None)
+    if settings_only:
+        for warning in source.warnings:
+            click.echo(f"{config}: {warning}", err=True)
+        names = ", ".join(guest.name for guest in settings.guests)
+        click.echo(f"{config}: OK, {len(settings.guests)} guest(s){': ' if names else ''}{names}")
+        return
+    found = trio.run(checking.check, settings, source.warnings)
+    click.echo(checking.as_json(found) if as_json else checking.as_text(found))
+    sys.exit(exit_code(found))
 
 
 @cli.command()
@@ -237,7 +259,9 @@ async def _stop_on_signal(
             return
 
 
-def _load(config: str) -> tuple[Settings, TomlSettings]:
+def _load(
+    config: str, as_json: Callable[[list[str]], str] | None = None
+) -> tuple[Settings, TomlSettings]:  # fmt: skip
     """The settings and where they come from. Ends the program where they have faults, with every fault said."""
     source = TomlSettings(config, ProcHostMemory(SystemClock()))
     try:
@@ -245,8 +269,11 @@ def _load(config: str) -> tuple[Settings, TomlSettings]:
     except PortError as error:
         fail(str(error))
     except ConfigError as error:
-        for fault in error.faults:
-            click.echo(str(fault), err=True)
+        faults = [str(fault) for fault in error.faults]
+        for fault in faults:
+            click.echo(fault, err=True)
+        if as_json is not None:
+            click.echo(as_json(faults))
         sys.exit(MISUSED)
 
 
