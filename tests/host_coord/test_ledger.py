@@ -264,6 +264,16 @@ def test_a_grant_is_booked_from_the_moment_of_setting() -> None:
     assert step(ledger, (first, 600), (second, 600), now_s=NOW_S + 1, budget_kib=900 * MIB) == []
 
 
+def test_a_release_ends_with_all_of_it() -> None:
+    """What is missing at its end is too little for a donor to be asked for, and comes from the headroom."""
+    nearly = replace(guest_at(1016, agent=AgentFacts()), released=True)
+    host = {"budget_kib": 1020 * MIB, "headroom_kib": 64 * MIB, "facts": HostFacts(8 * GIB, 4 * GIB)}
+    assert step(settled(1016), (replace(nearly, released=False), 1024), **host) == []
+    assert step(settled(1016), (nearly, 1024), **host) == []
+    host["budget_kib"] = 1024 * MIB
+    assert step(settled(1016), (nearly, 1024), **host) == [SetTarget("a", 1024 * MIB, "so decided")]
+
+
 def test_the_headroom_pays_urgent_asks_alone() -> None:
     """And only as far as the host's own MemAvailable shows it."""
     host = {"budget_kib": 600 * MIB, "headroom_kib": 200 * MIB}

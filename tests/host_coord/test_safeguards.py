@@ -16,6 +16,7 @@ from ballonet_host_coord.booking import book
 from ballonet_host_coord.demand import demand_at
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import HostSnapshot, HostState, LinkState, RunState, Snapshot
+from ballonet_host_coord.move import Move
 from ballonet_host_coord.slider import tuning
 
 from . import world as world_module
@@ -386,7 +387,7 @@ CASES = {
         a_starved_guest_meets_an_idle_one, replacing(arbiter, "_starved_first", lambda _, __, targets: targets), "I4",
     ),
     "consent ends": (
-        consent_runs_out, replacing(ledger, "_stands", lambda consent, *_: consent is not None), "I3",
+        consent_runs_out, replacing(Move, "may_rely_on", lambda self, consent, now_s: consent is not None), "I3",
     ),
     "the guest's floor": (a_guest_reports_a_floor, replacing(arbiter, "_own_floor_kib", lambda _: 0), "I2"),
     "a step needs consent to its end": (the_agent_leaves_during_a_step, forgetting_consent_under_way, "I3"),

@@ -22,7 +22,8 @@ taken over, said, and a guest that is short is granted anew.
 
 A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
 show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
-urgent grants may spend the headroom, and only as far as the host's own MemAvailable shows it.
+urgent grants and those to a released guest, which would wait for ever for what no donor thinks worth a command, may
+spend the headroom, and only as far as the host's own MemAvailable shows it.
 
 A **boot** (start, reset) sets the startup target before the driver asks for it; that is no shrink.
 """
@@ -35,7 +36,6 @@ from .demand import WISH_FRESH_S
 from .model import (
     AskInflate,
     Command,
-    Consent,
     Decision,
     GuestDecision,
     GuestSnapshot,
@@ -46,7 +46,6 @@ from .model import (
     StartVm,
     TellDeflate,
     VmFacts,
-    Wish,
 )
 from .move import ARRIVED_KIB, BACK_OFF_S, STUCK_S, Move
 from .other_mover import Act
@@ -249,7 +248,7 @@ class Ledger:
         least_kib = max(actual_kib, min(floor_kib, affordable_kib(guest, room_kib)))
         if move.stepped_s and not move.arrived:
             move.squeezed_s = now_s
-        wish = _standing_wish(guest, move)
+        wish = move.standing_wish(guest.wish)
         if move.stepped_s and wish is not None and wish.arrived_s > move.stepped_s:
             if wish.gen is not None:
                 return self._return_step(guest, move, least_kib, room_kib, now_s)
@@ -263,7 +262,7 @@ class Ledger:
             move.rest_at(actual_kib)
             return None
         if not move.arrived:
-            if move.consented and not _stands(guest.agent.consent, move, now_s):
+            if move.consented and not move.may_rely_on(guest.agent.consent, now_s):
                 return self._stop(guest, move, least_kib, now_s, "the agent's consent has ended: its shrink ends here")
             return self._watch(guest, move, least_kib, now_s)
         move.look_at_rest(actual_kib, now_s)
@@ -326,14 +325,14 @@ class Ledger:
             return None
         if not move.arrived or not _reported_since(guest, move.stepped_s, now_s):
             return None
-        wish = _standing_wish(guest, move)
+        wish = move.standing_wish(guest.wish)
         if wish is not None and now_s - wish.arrived_s < WISH_FRESH_S and wish.want_kib > goal_kib:
             move.refuses = True  # whoever goes on asking is not waited for
             return None
         floor_kib = goal_kib
         if guest.agent.link is LinkState.LIVE:
             consent = guest.agent.consent
-            if not _covers(consent, move, goal_kib + least_kib, now_s):
+            if not move.is_covered_by(consent, goal_kib + least_kib, now_s):
                 return self._ask(guest, decided, move, goal_kib, now_s)
             assert consent is not None
             if consent.refused or consent.effective_kib >= actual_kib - ARRIVED_KIB:
@@ -382,7 +381,7 @@ class Ledger:
         for guest in waiting:
             choice = decided[guest.name]
             reserve_kib = snapshot.host.headroom_kib
-            if choice.urgent:
+            if choice.urgent or guest.released:
                 shown_kib = snapshot.host.facts.available_kib if snapshot.host.facts else room_kib
                 usable_kib = max(room_kib - reserve_kib, min(room_kib, shown_kib))
             else:
@@ -430,23 +429,7 @@ class Ledger:
         return []
 
 
-def _standing_wish(guest: GuestSnapshot, move: Move) -> Wish | None:
-    """What the guest asked for last. Who blames a move that is none of ours, or over, has asked for nothing."""
-    wish = guest.wish
-    ours = wish is not None and (wish.gen is None or wish.gen == move.gen > 0)
-    return wish if ours else None
-
-
 def _reported_since(guest: GuestSnapshot, stepped_s: float, now_s: float) -> bool:
     """I3: a report that arrived after the previous step, and is fresh."""
     report = guest.report
     return report is not None and report.arrived_s > stepped_s and now_s - report.arrived_s <= fresh_for_s(guest)
-
-
-def _covers(consent: Consent | None, move: Move, goal_kib: int, now_s: float) -> bool:
-    """Whether the agent has answered the newest request, for no smaller a goal, and its word still holds."""
-    return move.asked_kib is not None and goal_kib >= move.asked_kib and _stands(consent, move, now_s)
-
-
-def _stands(consent: Consent | None, move: Move, now_s: float) -> bool:
-    return consent is not None and consent.gen == move.gen and now_s < consent.expires_s

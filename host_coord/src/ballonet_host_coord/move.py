@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .model import Consent, Wish
 from .other_mover import OtherMover
 
 ARRIVED_KIB = 1024
@@ -79,6 +80,19 @@ class Move:
     """Where another mover has certainly set it, in this turn."""
     unclear: bool = False
     """It moved, and whose act that was is not clear yet: no command."""
+
+    def standing_wish(self, wish: Wish | None) -> Wish | None:
+        """What the guest asked for last. Who blames a move that is none of ours, or over, has asked for nothing."""
+        ours = wish is not None and (wish.gen is None or wish.gen == self.gen > 0)
+        return wish if ours else None
+
+    def may_rely_on(self, consent: Consent | None, now_s: float) -> bool:
+        """Whether the agent has answered the newest request and its word still holds."""
+        return consent is not None and consent.gen == self.gen and now_s < consent.expires_s
+
+    def is_covered_by(self, consent: Consent | None, goal_kib: int, now_s: float) -> bool:
+        """Whether its word still holds, for no smaller a goal."""
+        return self.asked_kib is not None and goal_kib >= self.asked_kib and self.may_rely_on(consent, now_s)
 
     def head_for(self, target_kib: int) -> None:
         self.target_kib = target_kib

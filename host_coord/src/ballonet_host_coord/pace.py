@@ -33,9 +33,15 @@ def worthwhile_kib(guest: GuestSnapshot) -> int:
 
 
 def grant_least_kib(guest: GuestSnapshot, urgent: bool, missing_kib: int) -> int:
-    """The least that is worth a grant to this guest, which would have `missing_kib` more."""
+    """The least that is worth a grant to this guest, which would have `missing_kib` more.
+
+    A released guest is given the last of it, however little: what a release promises is everything.
+    """
     lacks = guest.demand is not None and guest.vm.actual_kib < guest.demand.demand_kib
-    return SCARCE_LEAST_KIB if lacks or urgent else max(worthwhile_kib(guest), min(missing_kib // 2, GRANT_MOST_KIB))
+    if lacks or urgent:
+        return SCARCE_LEAST_KIB
+    least_kib = max(worthwhile_kib(guest), min(missing_kib // 2, GRANT_MOST_KIB))
+    return min(least_kib, missing_kib) if guest.released else least_kib
 
 
 def step_kib(guest: GuestSnapshot) -> int:
