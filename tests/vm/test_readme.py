@@ -220,7 +220,7 @@ async def the_service_runs(guest: Guest) -> None:
     await guest.run(f"mkdir /etc/ballonet && echo {text} | base64 -d >/etc/ballonet/coordinator.toml")
     (enable,) = [line for line in lines(section(BY_HAND)) if line.startswith("systemctl ")]
     # Type=notify: it returns when the coordinator has said that it serves.
-    await guest.run(enable, LONG_S)
+    await guest.run(f"{enable} || {{ journalctl --no-pager -o cat -u ballonet.service | tail -n 40; exit 1; }}", LONG_S)
     status = json.loads(await guest.run("ballonet status --json", LONG_S))
     assert [line["state"] for line in status["guests"]] == ["absent", "absent"]
     folders = await guest.run("stat -c '%a %U %n' /run/ballonet /run/ballonet/control.sock /var/lib/ballonet")
