@@ -1,4 +1,4 @@
-"""What an attendant does to its guest when the service stops."""
+"""What an attendant does to its guest when the service stops, and with a target that the hypervisor did not take."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import trio
 
-from ballonet_host_coord.attendant import Attendant
+from ballonet_host_coord.attendant import AGAIN_S, Attendant
 from ballonet_host_coord.guests import GuestRecord
 from ballonet_host_coord.ledger import Ledger
-from ballonet_host_coord.model import StopPolicy
+from ballonet_host_coord.model import SetTarget, StopPolicy
+from ballonet_host_coord.ports import PortError
 
-from .builders import make_settings, make_vm
+from .builders import MIB, make_settings, make_vm
 
 
 class Vm:
@@ -43,3 +44,50 @@ def test_deflating_on_stop_leaves_alone_what_is_left_alone(hands_off: str, given
     coordinator: Any = None
     trio.run(Attendant(record, vm, coordinator).stop, StopPolicy.DEFLATE, False)
     assert bool(vm.targets) is given_back
+
+
+class Coordinator:
+    """Time, a ledger with one target, and nobody to wake."""
+
+    def __init__(self, target_kib: int) -> None:
+        self.now_s = 1000.0
+        self.ledger: Any = self
+        self._target_kib = target_kib
+
+    def now(self) -> float:
+        return self.now_s
+
+    def target_kib(self, name: str) -> int:
+        return self._target_kib
+
+    def target_failed(self, name: str) -> None: ...
+
+
+def test_a_smaller_target_that_was_lost_is_set_once_more() -> None:
+    """Memory that a larger one still promises is nobody else's: it must not stay so."""
+    vm: Any = Vm()
+    session: Any = Session()
+    record = GuestRecord(make_settings(), session, Ledger())
+    record.vm = make_vm()
+    coordinator: Any = Coordinator(600 * MIB)
+    attendant = Attendant(record, vm, coordinator)
+    assert attendant._once_more(coordinator.now()) is None
+    for target_kib in (900 * MIB, 600 * MIB):
+        attendant.order(SetTarget(record.name, target_kib, ""))
+    assert attendant._once_more(coordinator.now()) is None  # it waits in the queue
+    vm.set_target = refuse
+    trio.run(attendant._execute, attendant._orders.pop())
+    again = attendant._once_more(coordinator.now())
+    assert again is not None
+    assert again.target_kib == 600 * MIB
+    assert attendant._once_more(coordinator.now() + AGAIN_S / 2) is None
+    record.paused = True
+    assert attendant._once_more(coordinator.now() + AGAIN_S) is None
+    record.paused = False
+    del vm.set_target
+    trio.run(attendant._execute, attendant._once_more(coordinator.now() + AGAIN_S))
+    assert attendant._once_more(coordinator.now() + 3 * AGAIN_S) is None
+
+
+async def refuse(target_kib: int) -> None:
+    raise PortError("cannot acquire state change lock")

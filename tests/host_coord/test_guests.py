@@ -292,3 +292,38 @@ def test_without_a_startup_target_a_waiting_machine_would_begin_with_all(monkeyp
     monkeypatch.setattr(GuestRecord, "_goes_on", lambda record, vm, now_s: True)
     with pytest.raises(AssertionError):
         test_waiting_machine_gets_its_startup_target(GuestRecord(make_settings(), Session(), Ledger()))
+
+
+# --- targets on their way ----------------------------------------------------------------------------------
+
+
+def test_a_larger_target_is_booked_until_the_hypervisor_has_the_smaller(running):
+    """I1: what was ordered before may be in force still, however long a call takes or whether it failed."""
+    running.target_ordered(900 * MIB)
+    running.target_taken(900 * MIB)
+    assert running.snapshot(NOW_S).booking.assigned_kib == 512 * MIB  # the ledger's word, where nothing is in doubt
+    running.target_ordered(600 * MIB)
+    assert running.is_promised_more
+    assert running.snapshot(NOW_S).booking.assigned_kib == 900 * MIB
+    running.target_taken(900 * MIB)  # an older call that comes back late proves nothing
+    assert running.is_promised_more
+    running.target_taken(600 * MIB)
+    assert not running.is_promised_more
+    assert running.snapshot(NOW_S).booking.assigned_kib == 512 * MIB
+
+
+def test_what_was_promised_to_a_machine_ends_with_it(running):
+    """The next one's QEMU knows no target."""
+    running.target_ordered(900 * MIB)
+    running.target_ordered(600 * MIB)
+    running.vm_lost(False, "gone")
+    assert not running.is_promised_more
+
+
+@pytest.mark.parametrize("choice", ["paused", "released", "yielded", ""])
+def test_a_reset_leaves_the_size_of_who_is_not_managed(running, choice):
+    """QEMU keeps its target over a reset; nobody but the coordinator would set another."""
+    if choice:
+        setattr(running, choice, True if choice != "yielded" else "another mover")
+    command = booted(running, qemu_pid=running.vm.qemu_pid or 1)
+    assert (command is None) is bool(choice)

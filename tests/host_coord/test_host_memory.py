@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from ballonet_host_coord import host_memory
-from ballonet_host_coord.host_memory import SMAPS_AGE_S, SMAPS_MOVED_KIB, ProcHostMemory, cgroup_files
+from ballonet_host_coord.host_memory import LOOK_WAITS_S, SMAPS_AGE_S, SMAPS_MOVED_KIB, ProcHostMemory, cgroup_files
 from ballonet_host_coord.model import HostFacts, Residency
 from ballonet_host_coord.ports import PortError
 
@@ -287,6 +288,42 @@ def test_a_slow_look_does_not_hold_the_loop(memory: ProcHostMemory, monkeypatch:
         assert memory.residency(PID, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
 
     trio.run(main)
+
+
+def test_a_look_that_does_not_come_back_stops_nobody_else(
+    memory: ProcHostMemory, proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds its own memory's lock for long is left alone, and read again when that reading has ended (I7)."""
+    go_on, begun, clock = threading.Event(), threading.Event(), trio.testing.MockClock()
+    other = PID + 1
+    for file in ("status", "stat", "smaps"):
+        proc.write(f"{other}/{file}", (proc.root / f"{PID}/{file}").read_text())
+
+    def stuck(path: str, original=host_memory._read):
+        if path.endswith(f"{PID}/smaps"):
+            begun.set()
+            assert go_on.wait(10)
+        return original(path)
+
+    monkeypatch.setattr(host_memory, "_read", stuck)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(memory.look, PID, RAM_KIB)
+            await trio.to_thread.run_sync(begun.wait)
+            clock.jump(LOOK_WAITS_S)
+        begun.clear()
+        await memory.look(PID, RAM_KIB)
+        assert not begun.is_set()
+        await memory.look(other, RAM_KIB)
+        assert memory.residency(other, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
+        go_on.set()
+        while PID in memory._reading:
+            await trio.to_thread.run_sync(lambda: None)
+        await memory.look(PID, RAM_KIB)
+        assert memory.residency(PID, RAM_KIB) == Residency(100 * MIB, 30 * MIB, 100.0)
+
+    trio.run(main, clock=clock)
 
 
 def test_smaps_that_may_not_be_read_hides_nothing(memory: ProcHostMemory, proc: Proc, caplog) -> None:

@@ -274,6 +274,39 @@ def test_a_release_ends_with_all_of_it() -> None:
     assert step(settled(1016), (nearly, 1024), **host) == [SetTarget("a", 1024 * MIB, "so decided")]
 
 
+@pytest.mark.parametrize("whose", ["operator's or another mover's", "its devices'"])
+def test_who_is_left_alone_is_granted_nothing(whose: str) -> None:
+    """Decided for it is what it is booked with, which may be more than its balloon leaves it."""
+    guest = guest_at(500, demand_kib=400 * MIB)
+    by_devices = replace(guest, vm=replace(guest.vm, hands_off="VFIO"))
+    fixed = replace(guest, hands_off="paused") if whose[0] == "o" else by_devices
+    assert step(settled(500), (fixed, 700)) == []
+    assert step(settled(500), (guest, 700)) != []
+
+
+def test_what_is_not_held_for_a_start_yet_is_there_for_the_short() -> None:
+    """A reservation that waits keeps others from growing, and starves nobody (I4); one that is held is promised."""
+    host = {"budget_kib": 700 * MIB, "headroom_kib": 64 * MIB, "facts": HostFacts(8 * GIB, 4 * GIB)}
+    short = guest_at(500, agent=AgentFacts(), demand_kib=700 * MIB)
+    for held_kib, plain_mib, urgent_mib in ((0, None, 700), (300 * MIB, None, None)):
+        for changes, target_mib in (({}, plain_mib), ({"urgent": True}, urgent_mib)):
+            orders = step(settled(500), (short, 700, changes), reserved_kib=300 * MIB, held_kib=held_kib, **host)
+            assert orders == ([SetTarget("a", target_mib * MIB, "so decided")] if target_mib else [])
+
+
+def test_memory_that_was_plugged_in_or_out_is_nobodys_order() -> None:
+    """`actual` goes with the RAM: no other mover, and no size of ours any more."""
+    ledger = settled(1024)
+    for second in range(10):
+        step(ledger, (guest_at(1024, NOW_S + second), 1024), now_s=NOW_S + second)
+    for second in range(10, 20):
+        smaller = guest_at(768, NOW_S + second)
+        smaller = replace(smaller, vm=replace(smaller.vm, ram_kib=smaller.vm.ram_kib - 256 * MIB))
+        step(ledger, (smaller, 768), now_s=NOW_S + second)
+        assert ledger.set_by_another_kib("a") is None
+    assert ledger.target_kib("a") is None
+
+
 def test_the_headroom_pays_urgent_asks_alone() -> None:
     """And only as far as the host's own MemAvailable shows it."""
     host = {"budget_kib": 600 * MIB, "headroom_kib": 200 * MIB}
@@ -381,6 +414,16 @@ def test_force_gives_everything_whatever_the_budget_says() -> None:
     assert ledger.force("a", make_vm(run_state=RunState.PAUSED)) is None
     ledger.forget("a")
     assert ledger.force("a", make_vm()) is None
+
+
+def test_a_machine_that_waits_is_started_in_the_room_that_is_held_for_it() -> None:
+    """Its reservation is its claim: it is not asked for twice."""
+    ledger, guest = Ledger(), waiting("a")
+    ledger.began_boot("a", 1, 512 * MIB, adopted=False)
+    host = {"budget_kib": 1060 * MIB, "reserved_kib": 900 * MIB, "held_kib": 900 * MIB}
+    assert step(ledger, (guest, 0), **host) == []
+    (start,) = step(ledger, (replace(guest, held_kib=900 * MIB), 0), **host)
+    assert isinstance(start, StartVm)
 
 
 def test_grants_are_whole_pages():

@@ -105,3 +105,39 @@ def test_what_is_held_never_exceeds_the_room(sizes_mib, demands_mib, weight):
             reservations.ask(wanting(mib * MIB, weight, name=f"new{number}"))
     reservations.step(snapshot)
     assert sum(item.size_kib for item in reservations if item.is_held) <= max(0, free_kib(snapshot))
+
+
+def test_asking_again_keeps_what_is_held():
+    """Who asks twice (a hook that runs again) has its room all the time; more than before is made room for anew."""
+    reservations = Reservations([wanting(500 * MIB, held_since_s=NOW_S - 50)])
+    reservations.ask(wanting(400 * MIB))
+    assert (reservations.reserved_kib, reservations.held_kib) == (400 * MIB, 400 * MIB)
+    assert reservations.get("new").held_since_s == NOW_S
+    reservations.ask(wanting(600 * MIB))
+    assert (reservations.reserved_kib, reservations.held_kib) == (600 * MIB, 0)
+
+
+def test_it_stands_while_its_machine_waits_before_its_first_instruction():
+    """Such a machine is booked with next to nothing: until its claim is, its room is the reservation's, and its own."""
+    reservations = Reservations([wanting(500 * MIB, name="web", held_since_s=NOW_S)])
+    waits = make_guest("web", vm=make_vm(run_state=RunState.PRELAUNCH), booking=Booking(20 * MIB, 0, claimed=False))
+    assert reservations.step(make_snapshot(waits)) == []
+    entered = reservations.entered(make_snapshot(waits, make_guest("db")))
+    assert [guest.held_kib for guest in entered.guests] == [500 * MIB, 0]
+    assert (entered.host.reserved_kib, entered.host.held_kib) == (500 * MIB, 500 * MIB)
+    started = replace(waits, booking=Booking(1024 * MIB, 0, claimed=True))
+    assert len(reservations.step(make_snapshot(started))) == 1
+
+
+@pytest.mark.parametrize("state", ["boots", "has booted a moment ago"])
+def test_a_start_is_not_refused_for_who_is_still_booting(state):
+    """After a reboot of the host guests start together: each will give what it is given soon enough."""
+    other = make_guest("db", actual_kib=1024 * MIB, demand_kib=300 * MIB, settings={"startup_kib": 512 * MIB})
+    if state == "boots":
+        other = replace(other, booking=Booking(1024 * MIB, 0, claimed=True), demand=None, report=None)
+    else:
+        other = replace(other, vm=replace(other.vm, boot_began_s=NOW_S - 5))
+    snapshot = make_snapshot(other, budget_kib=1200 * MIB)
+    assert refusal(snapshot, wanting(600 * MIB)) == ""
+    paused = replace(other, vm=replace(other.vm, run_state=RunState.PAUSED))
+    assert refusal(make_snapshot(paused, budget_kib=1200 * MIB), wanting(600 * MIB)) != ""

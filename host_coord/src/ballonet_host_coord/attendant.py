@@ -38,6 +38,8 @@ POLL_MOVING_S = 0.25
 """While a balloon moves its size is read four times a second: as often as its guest reports then."""
 CONNECT_RETRY_S = 1.0
 QUEUE_MOST = 64
+AGAIN_S = 5.0
+"""A target that did not reach the hypervisor is tried again after this."""
 NEW_SESSION_AFTER = (
     VmEventKind.CHANNEL_OPEN,
     VmEventKind.CHANNEL_CLOSED,
@@ -58,11 +60,13 @@ class Attendant:
         self._ordered = trio.Event()
         self._poll_now = trio.Event()
         self._reports: AgentReports | None = None
+        self._again_s = float("-inf")
 
     def order(self, command: Command) -> None:
         """Queue a command. A newer target replaces one that was not carried out yet."""
         if isinstance(command, SetTarget):
             self._orders = [order for order in self._orders if not isinstance(order, SetTarget)]
+            self.record.target_ordered(command.target_kib)
         if len(self._orders) < QUEUE_MOST:
             self._orders.append(command)
         self._ordered.set()
@@ -129,9 +133,23 @@ class Attendant:
         vm = await self._vm.facts()
         now_s = self._coordinator.now()
         startup = self.record.vm_read(vm, self._coordinator.residency(vm.qemu_pid, vm.ram_kib), now_s)
+        if startup is None:
+            startup = self._once_more(now_s)
         if startup is not None:
             log.info("%s: %s", self.record.name, describe(startup))
             self.order(startup)
+
+    def _once_more(self, now_s: float) -> SetTarget | None:
+        """A target that was lost on its way while a larger one may be in force, whose memory nobody else gets."""
+        target_kib = self._coordinator.ledger.target_kib(self.record.name)
+        waits = any(isinstance(order, SetTarget) for order in self._orders)
+        if target_kib is None or waits or not self.record.is_promised_more or now_s < self._again_s:
+            return None
+        vm = self.record.vm
+        if vm.run_state is not RunState.RUNNING or vm.hands_off or self.record.paused or self.record.yielded:
+            return None
+        self._again_s = now_s + AGAIN_S
+        return SetTarget(self.record.name, target_kib, "set once more: the hypervisor may have a larger one")
 
     async def _poll(self) -> None:
         while True:
@@ -168,6 +186,7 @@ class Attendant:
         try:
             if isinstance(command, SetTarget):
                 await self._vm.set_target(command.target_kib)
+                self.record.target_taken(command.target_kib)
                 self._poll_now.set()
             elif isinstance(command, StartVm):
                 await self._vm.start()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import trio
@@ -204,7 +203,7 @@ class Coordinator:
         snapshot = self._take_snapshot(now_s)
         for changed in self.reservations.step(snapshot):
             self._operations.reservation_changed(changed)
-        snapshot = replace(snapshot, host=replace(snapshot.host, reserved_kib=self.reservations.reserved_kib))
+        snapshot = self.reservations.entered(snapshot)
         decision = one_iteration(snapshot)
         commands = [] if self.observe else self.ledger.step(snapshot, decision)
         self.snapshot, self.decision = snapshot, decision
@@ -239,7 +238,6 @@ class Coordinator:
                 self._host_watch.state,
                 self._host_watch.lacking_kib,
                 self._host_watch.why,
-                self.reservations.reserved_kib,
             ),
             guests=tuple(attendant.record.snapshot(now_s) for attendant in self.guests),
             observe=self.observe,

@@ -67,6 +67,10 @@ class GuestRecord:
         self._agent_report_s = float("-inf")
         self._wish: Wish | None = None
         self._statistics_s = float("-inf")
+        self._ordered_kib: int | None = None
+        """The target on its way to the hypervisor, which has not taken it yet as far as we know."""
+        self._in_force_kib = 0
+        """The most that the hypervisor may have as its target meanwhile."""
 
     @property
     def said(self) -> str:
@@ -86,7 +90,10 @@ class GuestRecord:
         vm = replace(vm, actual_kib=min(max(0, vm.actual_kib), vm.ram_kib))
         if not self._seen or vm.boot != self.vm.boot:
             reset = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
-            left = bool(vm.hands_off) or (bool(self.yielded) and reset)  # a reset leaves the other's target in force
+            if not reset:
+                self._ordered_kib, self._in_force_kib = None, 0
+            # A reset leaves the target in force, another's or the operator's.
+            left = bool(vm.hands_off) or (reset and (bool(self.yielded) or self.paused or self.released))
             adopted = self._observe or left or self._goes_on(vm, now_s)
             self._forget_boot()
             if self._seen:
@@ -113,6 +120,7 @@ class GuestRecord:
         self._unseen = False
         if not alive or (qemu_pid is not None and qemu_pid != self.vm.qemu_pid):
             self._forget_boot()
+            self._ordered_kib, self._in_force_kib = None, 0
             self._ledger.forget(self.name)
             self.residency = None
             self.vm = VmFacts(RunState.ABSENT, boot=self.vm.boot)
@@ -147,6 +155,21 @@ class GuestRecord:
         if taken_kib and (self._wish is None or self._wish.want_kib < self.vm.actual_kib):
             self.wished(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
 
+    def target_ordered(self, target_kib: int) -> None:
+        """A target is on its way. Until it is taken, each one before it may be in force, and is booked (I1)."""
+        self._ordered_kib = target_kib
+        self._in_force_kib = max(self._in_force_kib, target_kib)
+
+    def target_taken(self, target_kib: int) -> None:
+        """The hypervisor has it."""
+        if target_kib == self._ordered_kib:
+            self._ordered_kib, self._in_force_kib = None, target_kib
+
+    @property
+    def is_promised_more(self) -> bool:
+        """The hypervisor may have a larger target in force than the one that was ordered last."""
+        return self._ordered_kib is not None and self._in_force_kib > self._ordered_kib
+
     def dismissed(self) -> None:
         """It is no guest any more: nothing is promised to it."""
         self._ledger.forget(self.name)
@@ -156,13 +179,14 @@ class GuestRecord:
     def snapshot(self, now_s: float) -> GuestSnapshot:
         started = self._ledger.was_started(self.name, now_s)
         target_kib = self._ledger.target_kib(self.name)
+        promised_kib = max(target_kib or 0, self._in_force_kib) if self.is_promised_more else target_kib
         demand = None
         if self._estimate is not None and self.vm.ram_kib:
             demand = demand_at(self._estimate, self._wish, self.vm, self.settings, now_s, self.tuned)
         return GuestSnapshot(
             settings=self.settings,
             vm=self.vm,
-            booking=book(self.settings, self.vm, self.residency, target_kib, self._answered, started),
+            booking=book(self.settings, self.vm, self.residency, promised_kib, self._answered, started),
             hypervisor_target_kib=target_kib,
             residency=self.residency,
             agent=self.session.facts(),

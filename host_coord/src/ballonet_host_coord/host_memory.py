@@ -34,8 +34,12 @@ SMAPS_AGE_S = 10.0
 """QEMU's own memory creeps; a reading this old is replaced."""
 SMAPS_MOVED_KIB = 16384
 """Movement that makes an older split doubtful: less than the smallest step that a balloon is moved by."""
+LOOK_WAITS_S = 1.0
+"""For one process's smaps; 25 ms are usual."""
 SMAPS_SHARE = 0.05
 """Of our time, at the most, goes into reading smaps, whatever moves in however many guests."""
+
+_Looked = tuple[ProcessMemory | None, Mapping | None, float]
 
 
 @dataclass(slots=True)
@@ -58,7 +62,9 @@ class ProcHostMemory:
         self._clock = clock
         self._root = proc_root
         self._seen: dict[int, _Seen] = {}
-        self._one_at_a_time = trio.CapacityLimiter(1)
+        self._turn = trio.Lock()
+        self._reading: set[int] = set()
+        """Processes whose smaps are being read, or were begun to be and have not come back."""
 
     def facts(self) -> HostFacts:
         """Raises PortError where there is no meminfo."""
@@ -80,24 +86,43 @@ class ProcHostMemory:
         )
 
     async def look(self, qemu_pid: int, ram_kib: int) -> None:
-        """Read smaps where that is worth while, in a thread: the loop goes on meanwhile. One is read at a time."""
+        """Read smaps where that is worth while, in a thread: the loop goes on meanwhile. One is read at a time; what
+        takes longer than `LOOK_WAITS_S` (its process holds the lock that it needs) is left behind."""
         now_s = self._clock.now()
         process, began_ticks = self._process(qemu_pid, ram_kib)
-        if process is None:
+        if process is None or qemu_pid in self._reading:
             return
         seen = self._known(qemu_pid, ram_kib, began_ticks)
         if seen is not None and not self._worth_while(seen, process.held_kib, now_s):
             return
         # Read once more in the thread: status and smaps are to be of one moment, however long it waits for its turn.
-        process, ram, took_s = await trio.to_thread.run_sync(
-            self._look, qemu_pid, ram_kib, limiter=self._one_at_a_time, **_LEFT_BEHIND
-        )
+        looked = await self._look_beside(qemu_pid, ram_kib)
+        if looked is None:
+            return
+        process, ram, took_s = looked
         if process is None:
             return
         guest_kib, overhead_kib = split(process, ram, ram_kib)
         self._forget(now_s)
         next_s = now_s + took_s * len(self._seen.keys() | {qemu_pid}) / SMAPS_SHARE
         self._seen[qemu_pid] = _Seen(began_ticks, ram_kib, process.held_kib, guest_kib, overhead_kib, now_s, next_s)
+
+    async def _look_beside(self, qemu_pid: int, ram_kib: int) -> _Looked | None:
+        """`_look` in a thread when it is its turn; None where it does not come back in time."""
+
+        def job() -> _Looked:
+            try:
+                return self._look(qemu_pid, ram_kib)
+            finally:
+                self._reading.discard(qemu_pid)
+
+        async with self._turn:
+            with trio.move_on_after(LOOK_WAITS_S):
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._reading.add(qemu_pid)
+                return await trio.to_thread.run_sync(job, limiter=trio.CapacityLimiter(1), **_LEFT_BEHIND)
+        log.warning("smaps of process %d: not read within %.0f s; its last reading counts", qemu_pid, LOOK_WAITS_S)
+        return None
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         """By the last `look`. Before the first, all that the process holds counts as its guest's."""
@@ -129,7 +154,7 @@ class ProcHostMemory:
         seen = self._seen.get(qemu_pid)
         return seen if seen is not None and (seen.began_ticks, seen.ram_kib) == (began_ticks, ram_kib) else None
 
-    def _look(self, qemu_pid: int, ram_kib: int) -> tuple[ProcessMemory | None, Mapping | None, float]:
+    def _look(self, qemu_pid: int, ram_kib: int) -> _Looked:
         """In a thread: what the process holds, its guest's RAM, and the seconds that it took.
 
         smaps may not be read by a coordinator that is neither root nor QEMU's user. Then all that the process holds

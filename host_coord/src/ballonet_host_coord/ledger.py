@@ -178,9 +178,13 @@ class Ledger:
         now_s = snapshot.now_s
         commands: list[Command] = []
         decided = {choice.name: choice for choice in decision.guests}
-        room_kib = snapshot.host.budget_kib - snapshot.booked_kib - snapshot.host.reserved_kib
+        host = snapshot.host
+        room_kib = host.budget_kib - snapshot.booked_kib - host.reserved_kib
+        # What is not held for a machine yet is kept from everybody but those who are short at this moment.
+        pending_kib = host.reserved_kib - host.held_kib
         if any(guest.unseen for guest in snapshot.guests):
-            room_kib = min(room_kib, 0)  # what nobody has looked at is not booked yet, and may be large
+            # What nobody has looked at is not booked yet, and may be large.
+            room_kib, pending_kib = min(room_kib, 0), 0
         short = {
             guest.name
             for guest in snapshot.guests
@@ -200,7 +204,7 @@ class Ledger:
             if self._look_for_others(guest, move, now_s):
                 continue
             choice = decided[name]
-            order = self._follow(guest, move, choice.floor_kib, room_kib, now_s)
+            order = self._follow(guest, move, choice.floor_kib, room_kib + pending_kib, now_s)
             if order is not None:
                 room_kib -= max(0, booked_at_kib(guest, order.target_kib) - guest.booking.assigned_kib)
                 commands += self._told(guest, move, order)
@@ -209,7 +213,7 @@ class Ledger:
                 command = self._free(guest, choice, move, now_s, scarce)
                 if command is not None:
                     commands.append(command)
-        grants, room_kib = self._allocate(snapshot, decided, room_kib)
+        grants, room_kib = self._allocate(snapshot, decided, room_kib, pending_kib)
         return commands + grants + self._start(snapshot, room_kib)
 
     # --- following ---------------------------------------------------------------------------------------
@@ -218,6 +222,11 @@ class Ledger:
     def _look_for_others(guest: GuestSnapshot, move: Move, now_s: float) -> bool:
         """Whether nothing is done in this turn, since another mover is at work or may be."""
         move.unclear = False
+        if guest.vm.ram_kib != move.ram_kib:
+            # Memory was plugged in or out, and `actual` went with it: nobody's order, and no target of ours.
+            if move.ram_kib and move.arrived:
+                move.adopt()
+            move.ram_kib = guest.vm.ram_kib
         if move.target_kib is None or guest.booking.claimed:
             return False
         if guest.hands_off and move.arrived:
@@ -372,7 +381,7 @@ class Ledger:
     # --- allocating --------------------------------------------------------------------------------------
 
     def _allocate(
-        self, snapshot: Snapshot, decided: dict[str, GuestDecision], room_kib: int
+        self, snapshot: Snapshot, decided: dict[str, GuestDecision], room_kib: int, pending_kib: int
     ) -> tuple[list[Command], int]:
         commands: list[Command] = []
         now_s = snapshot.now_s
@@ -382,8 +391,9 @@ class Ledger:
             choice = decided[guest.name]
             reserve_kib = snapshot.host.headroom_kib
             if choice.urgent or guest.released:
-                shown_kib = snapshot.host.facts.available_kib if snapshot.host.facts else room_kib
-                usable_kib = max(room_kib - reserve_kib, min(room_kib, shown_kib))
+                spendable_kib = room_kib + pending_kib if choice.urgent else room_kib
+                shown_kib = snapshot.host.facts.available_kib if snapshot.host.facts else spendable_kib
+                usable_kib = max(room_kib - reserve_kib, min(spendable_kib, shown_kib))
             else:
                 usable_kib = room_kib - reserve_kib
             target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
@@ -404,6 +414,8 @@ class Ledger:
         move = self._moves.get(guest.name)
         if move is None or guest.booking.claimed or guest.vm.run_state is not RunState.RUNNING:
             return False
+        if guest.hands_off or guest.vm.hands_off:
+            return False  # it is booked with what it holds, which may be more than its balloon leaves it
         if move.lowered_kib or move.unclear:
             return False  # not before the books have seen what it has now
         if move.stuck_since_s is not None and move.stuck_growing and now_s < move.leave_until_s:
@@ -422,7 +434,7 @@ class Ledger:
             if move.failed and move.target_kib is not None:
                 move.failed = False
                 return [SetTarget(guest.name, move.target_kib, "startup memory, tried again before its start")]
-            claim_kib = guest.vm.ram_kib - guest.booking.assigned_kib
+            claim_kib = guest.vm.ram_kib - guest.booking.assigned_kib - guest.held_kib
             if claim_kib <= room_kib - snapshot.host.headroom_kib:
                 move.started_s = snapshot.now_s
                 return [StartVm(guest.name, f"its boot claim of {guest.vm.ram_kib // 1024} MiB fits")]

@@ -330,6 +330,8 @@ class GuestSnapshot:
     forced: bool = False
     """The operator gave it what it has, whatever the budget says."""
     waiting_to_start: bool = False
+    held_kib: int = 0
+    """Room that a reservation holds for it, while it waits before its first instruction."""
     unseen: bool = False
     """Nobody has looked yet: whether it runs, and with how much, is unknown."""
 
@@ -356,7 +358,9 @@ class HostSnapshot:
     """What a critical host lacks, to be taken from what guests share."""
     state_why: str = ""
     reserved_kib: int = 0
-    """Kept for machines that are about to start (reservations.py)."""
+    """Kept for machines that are about to start (reservations.py): held and pending."""
+    held_kib: int = 0
+    """The part of it that is held, so promised."""
 
 
 @dataclass(frozen=True, slots=True)

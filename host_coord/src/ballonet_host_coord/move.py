@@ -42,6 +42,8 @@ class Move:
     target_kib: int | None = None
     """The target in force at the hypervisor. None: not set by us in this boot."""
     arrived: bool = True
+    ram_kib: int = 0
+    """The guest's RAM when it was last looked at; 0 before."""
     rest_kib: int = 0
     """Where the balloon came to rest: what leaves it afterwards is somebody else's act."""
     stopped_s: float = float("-inf")

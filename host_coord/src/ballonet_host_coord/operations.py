@@ -10,6 +10,7 @@ import logging
 import shlex
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -181,12 +182,12 @@ class Operations:
         wanted = Reservation(name, size_kib, weight, now_s, timeout_s, hold_s)
         if name in coordinator.guests and is_there(coordinator.guests[name].record.snapshot(now_s)):
             raise ValueError(f"{name} is there already, and booked")
-        before = reservations.drop(name)
         coordinator.turn(now_s)
         snapshot, _ = coordinator.last_turn()
-        if refused := refusal(snapshot, wanted):
-            if before is not None:
-                reservations.ask(before)
+        before = reservations.get(name)
+        own_kib = before.size_kib if before is not None else 0  # kept until the new one stands in its place
+        others_kib = snapshot.host.reserved_kib - own_kib
+        if refused := refusal(replace(snapshot, host=replace(snapshot.host, reserved_kib=others_kib)), wanted):
             raise ValueError(refused)
         reservations.ask(wanted)
         coordinator.turn(now_s)

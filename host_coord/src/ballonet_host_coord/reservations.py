@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from .arbiter import share_of_start_kib
+from .arbiter import enter, refilled_kib_of
 from .decision import mib
 from .model import GuestSnapshot, RunState, Snapshot
+from .water import fill
 
 LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
 DEFAULT_HOLD_S = 60.0
@@ -62,13 +63,35 @@ class Reservations:
 
     @property
     def reserved_kib(self) -> int:
-        """Held and pending: nobody else is given any of it."""
+        """Held and pending: nobody else is given any of it, but of what is pending who is short at this moment."""
         return sum(item.size_kib for item in self._all.values())
 
+    @property
+    def held_kib(self) -> int:
+        return sum(item.size_kib for item in self._all.values() if item.is_held)
+
     def ask(self, reservation: Reservation) -> None:
-        """Enter it as pending; one for the same name takes the place of the one before."""
+        """Enter it as pending; one for the same name takes the place of the one before, and keeps what that holds."""
+        before = self._all.get(reservation.name)
+        if before is not None and before.is_held and before.size_kib >= reservation.size_kib:
+            self._all[reservation.name] = replace(reservation, held_since_s=reservation.asked_s)
+            return
         self._all.pop(reservation.name, None)
         self._all[reservation.name] = reservation
+
+    def entered(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with what is reserved in it."""
+        if not self._all:
+            return snapshot
+        return replace(
+            snapshot,
+            host=replace(snapshot.host, reserved_kib=self.reserved_kib, held_kib=self.held_kib),
+            guests=tuple(self._with_its_own(guest) for guest in snapshot.guests),
+        )
+
+    def _with_its_own(self, guest: GuestSnapshot) -> GuestSnapshot:
+        item = self._all.get(guest.name)
+        return replace(guest, held_kib=item.size_kib) if item is not None and item.is_held else guest
 
     def drop(self, name: str) -> Reservation | None:
         return self._all.pop(name, None)
@@ -93,13 +116,41 @@ class Reservations:
 
 
 def is_there(guest: GuestSnapshot) -> bool:
-    """Whether the machine has come: from then on it is booked itself."""
+    """Whether the machine has come: from then on it is booked itself. One that waits before its first instruction is
+    booked with next to nothing, and its room is kept until its claim is."""
+    if guest.vm.run_state is RunState.PRELAUNCH and not guest.booking.claimed:
+        return False
     return not guest.unseen and guest.vm.run_state not in (RunState.ABSENT, RunState.SHUTDOWN)
 
 
 def free_kib(snapshot: Snapshot) -> int:
     """What the books have beside guests and headroom."""
     return snapshot.host.budget_kib - snapshot.host.headroom_kib - snapshot.booked_kib
+
+
+def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
+    """What a machine of this size and weight would get beside these guests, by the rank of demand: minimums and what
+    cannot be taken stay, the rest is shared by weight. Nothing of the headroom, which pays urgent asks.
+
+    A guest that boots or has booted a moment ago will give what it is given, soon enough for one that may wait: it
+    counts with what it is to boot with.
+    """
+    takers, away_kib = [(0, 0, size_kib, weight)], snapshot.host.reserved_kib + snapshot.host.lacking_kib
+    for party in enter(snapshot):
+        guest = party.guest
+        away_kib += guest.booking.overhead_kib
+        least_kib = min(guest.settings.minimum_kib, guest.vm.ram_kib)
+        hands_off = guest.hands_off or guest.vm.hands_off
+        if guest.booking.claimed and guest.vm.run_state is RunState.RUNNING and not hands_off:
+            startup_kib = min(max(guest.settings.startup_kib, least_kib), guest.vm.ram_kib)
+            takers.append((least_kib, least_kib, startup_kib, party.weight))
+        elif party.fixed:
+            away_kib += guest.booking.assigned_kib
+        else:
+            away_kib += refilled_kib_of(party) if party.shrinkable else 0
+            lower_kib = party.floor_kib if party.settling else party.lower_kib
+            takers.append((least_kib, lower_kib, max(party.demand_kib, lower_kib), party.weight))
+    return fill(snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib, takers)[0]
 
 
 def refusal(snapshot: Snapshot, wanted: Reservation) -> str:
