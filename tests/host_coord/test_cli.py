@@ -271,7 +271,7 @@ def test_the_libvirt_hook(
     )
     assert done.returncode == code
     said = (tmp_path / "calls").read_text().splitlines() if calls else []
-    assert said == ["reserve --domain-xml - --timeout 10s"] * calls
+    assert said == ["reserve --domain-xml - --timeout 10s --hold 60s"] * calls
     assert not calls or (tmp_path / "xml").read_text() == DOMAIN
 
 
