@@ -148,16 +148,26 @@ def enter(snapshot: Snapshot) -> list[_Party]:
 
 def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
     """What a machine of this size and weight would get beside these guests, by the rank of demand: minimums and what
-    cannot be taken stay, the rest is shared by weight. Nothing of the headroom, which pays urgent asks."""
+    cannot be taken stay, the rest is shared by weight. Nothing of the headroom, which pays urgent asks.
+
+    A guest that boots or has booted a moment ago will give what it is given, soon enough for one that may wait: it
+    counts with what it is to boot with.
+    """
     takers, away_kib = [(0, 0, size_kib, weight)], snapshot.host.reserved_kib + snapshot.host.lacking_kib
     for party in enter(snapshot):
-        away_kib += party.guest.booking.overhead_kib
-        if party.fixed:
-            away_kib += party.guest.booking.assigned_kib
+        guest = party.guest
+        away_kib += guest.booking.overhead_kib
+        least_kib = min(guest.settings.minimum_kib, guest.vm.ram_kib)
+        hands_off = guest.hands_off or guest.vm.hands_off
+        if guest.booking.claimed and guest.vm.run_state is _RUNNING and not hands_off:
+            startup_kib = min(max(guest.settings.startup_kib, least_kib), guest.vm.ram_kib)
+            takers.append((least_kib, least_kib, startup_kib, party.weight))
+        elif party.fixed:
+            away_kib += guest.booking.assigned_kib
         else:
             away_kib += _refilled_kib(party) if party.shrinkable else 0
-            least_kib = party.guest.settings.minimum_kib
-            takers.append((least_kib, party.lower_kib, max(party.demand_kib, party.lower_kib), party.weight))
+            lower_kib = party.floor_kib if party.settling else party.lower_kib
+            takers.append((least_kib, lower_kib, max(party.demand_kib, lower_kib), party.weight))
     return fill(snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib, takers)[0]
 
 
