@@ -114,7 +114,7 @@ def test_a_job_is_a_migration_until_it_ends() -> None:
         fake.heard.clear()
         await trio.sleep(1)
         await vm.facts()
-        assert fake.heard == ["getAllDomainStats"]
+        assert fake.heard == ["domainListGetStats"]
 
     run(test)
 

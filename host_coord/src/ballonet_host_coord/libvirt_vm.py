@@ -74,6 +74,8 @@ class _Connection:
     events: dict[VmEventKind, None] = field(default_factory=dict)
     """What waits to be fetched, each kind once, oldest first."""
     heard: trio.Event = field(default_factory=trio.Event)
+    ready: bool = False
+    """It is in the shared polls."""
     gone: bool = False
     gone_told: bool = False
     not_before_s: float = 0.0
@@ -105,6 +107,12 @@ class LibvirtVm:
     def listener_pid(self) -> int | None:
         return self._qemu.pid if self._qemu is not None else None
 
+    @property
+    def polled_uuid(self) -> str:
+        """Whom the shared poll is to ask about; empty where nobody."""
+        connection = self._connection
+        return connection.start.uuid if connection is not None and connection.ready and not connection.gone else ""
+
     async def connect(self) -> None:
         if self._usable():
             return
@@ -124,6 +132,8 @@ class LibvirtVm:
             await self._identify(connection, domain)
             if domain.statistics_period_s != STATISTICS_PERIOD_S and not domain.hands_off:
                 await self._ask_for_statistics(connection)
+            # A poll from before was not about this VM.
+            connection.not_before_s, connection.ready = self._clock.now(), True
         except BaseException as error:
             self._connection = None
             if isinstance(error, VmAbsent):
