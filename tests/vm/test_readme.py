@@ -174,6 +174,10 @@ def tree_disk(folder: Path) -> Path:
             information.mkdir()
             (information / "METADATA").write_text(distribution.read_text("METADATA") or "")
             continue
+        if distribution.files is None:
+            # Debian's own, which the environment sees: its metadata lists modules alone.
+            for module in (distribution.read_text("top_level.txt") or package).split():
+                shutil.copytree(str(distribution.locate_file(module)), lib / module)
         for file in distribution.files or ():
             if ".." not in file.parts and "tests" not in file.parts:
                 (lib / file).parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +222,7 @@ async def the_service_runs(guest: Guest) -> None:
     """The coordinator's unit starts under systemd with the README's settings, says ready, answers, stops cleanly."""
     text = base64.b64encode(settings_example().encode()).decode()
     await guest.run(f"mkdir /etc/ballonet && echo {text} | base64 -d >/etc/ballonet/coordinator.toml")
-    (enable,) = [line for line in lines(section(BY_HAND)) if line.startswith("systemctl ")]
+    enable, reload = [line for line in lines(section(BY_HAND)) if line.startswith("systemctl ")]
     # Type=notify: it returns when the coordinator has said that it serves.
     await guest.run(f"{enable} || {{ journalctl --no-pager -o cat -u ballonet.service | tail -n 40; exit 1; }}", LONG_S)
     status = json.loads(await guest.run("ballonet status --json", LONG_S))
@@ -227,6 +231,8 @@ async def the_service_runs(guest: Guest) -> None:
     assert folders.splitlines() == [
         "755 root /run/ballonet", "660 root /run/ballonet/control.sock", "750 root /var/lib/ballonet",
     ]  # fmt: skip
+    await guest.run(reload, LONG_S)
+    assert json.loads(await guest.run("ballonet status --json", LONG_S))["host"]["settings_fault"] == ""
     await guest.run("systemctl stop ballonet.service", LONG_S)
     assert set((await guest.run("systemctl show -P Result -P NRestarts ballonet.service")).split()) == {"success", "0"}
 
@@ -258,7 +264,12 @@ def test_two_guests_by_hand(image, accelerator, play):
         host.command(*host.line("ballonet release alpha"))
         await host.until(lambda status: status["alpha"]["actual_kib"] == 1024 * MIB, within_s=60)
         host.command(*host.line("ballonet resume alpha"))
-        status = await host.until(lambda status: status["alpha"]["state"] != "released", within_s=60)
+        await host.until(lambda status: status["alpha"]["state"] != "released", within_s=60)
+        host.command(*host.line("ballonet pause alpha"))
+        await host.until(lambda status: "paused" in status["alpha"]["why"], within_s=60)
+        host.command(*host.line("ballonet resume alpha"))
+        host.command(*host.line("ballonet set alpha"))
+        status = await host.until(lambda status: status["alpha"]["minimum_kib"] == 512 * MIB, within_s=60)
         assert status["host"]["booked_kib"] <= status["host"]["budget_kib"] == 1920 * MIB
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(timeout=30) == 0

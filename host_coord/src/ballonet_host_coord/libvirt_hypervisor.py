@@ -1,8 +1,10 @@
 """The hypervisor port over libvirt: every running domain, found by itself.
 
-All VMs share one bulk call per poll (`getAllDomainStats`): 500 guests that are polled once a second cost one or two
+All VMs share one bulk call per poll (`domainListGetStats`): 500 guests that are polled once a second cost one or two
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
-that hangs is given up after a second and repeated without that domain (`_ask`).
+that hangs is given up after a second and repeated without that domain (`_ask`). It names the domains that it is about:
+while libvirtd runs a hook for one that starts, whatever asks for *all* domains waits for that hook (m), and a hook that
+asks us for room waits for what the polls of the others are to free. Only discovery lists, in its own time.
 
 Its `balloon.current` is what libvirt heard last from QEMU's BALLOON_CHANGE, which comes once a second at most: up to a
 second old, and mid-way, for a balloon that moves (m). It tells that a size has changed, and `memoryStats` what it is.
@@ -15,13 +17,14 @@ PRELAUNCH here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
 
-from .libvirt_callers import Caller, LibvirtRefused
+from .libvirt_callers import CALL_TIMEOUT_S, Caller, LibvirtRefused
 from .libvirt_link import LibvirtLink, LinkEvent, LinkEventKind
 from .libvirt_vm import LibvirtVm, Start
 from .libvirt_xml import DomainXml, DomainXmlError, parse_domain
@@ -35,6 +38,8 @@ POLL_APART_S = 0.1
 FIRST_PATIENCE_S = 1.0
 """A bulk call takes milliseconds; one that does not met a QEMU that hangs, and the next one steps over it."""
 ATTEMPTS = 3
+LIST_TIMEOUT_S = 30.0
+"""A list waits for the hooks of all domains that start now; one that waits long is better than several."""
 OF_ALL = frozenset({LinkEventKind.LOST, LinkEventKind.OVERFLOW})
 OF_DISCOVERY = OF_ALL | {
     LinkEventKind.STARTED, LinkEventKind.STOPPED, LinkEventKind.METADATA, LinkEventKind.DEVICES,
@@ -43,7 +48,7 @@ OF_DISCOVERY = OF_ALL | {
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one bulk call said: libvirt's statistics of each running domain by its uuid."""
+    """What one bulk call said: libvirt's statistics of each domain that it was about and that runs, by its uuid."""
 
     asked_s: float
     read_s: float
@@ -83,7 +88,7 @@ class LibvirtHypervisor:
         """Raises VmGone where libvirt cannot be reached."""
         await self.link.connect()
         self._changed = trio.Event()  # before asking: what happens from here on is a change
-        running = await self.link.call("list of domains", running_domains)
+        running = await self.link.call("list of domains", running_domains, LIST_TIMEOUT_S)
         found = []
         for start in running:
             domain = await self._described(start)
@@ -151,15 +156,20 @@ class LibvirtHypervisor:
     async def _ask(self) -> Poll:
         for attempt in range(ATTEMPTS):
             asked_s = self.clock.now()
+            uuids = [uuid for vm in self._vms.values() if (uuid := vm.polled_uuid)]
             try:
-                statistics = await self.link.call("statistics of all domains", all_statistics, self._patience_s)
+                statistics = await self.link.call(
+                    "statistics of the domains", partial(statistics_of, uuids=uuids), self._patience_s
+                )
                 break
             except VmGone:
+                if self.clock.now() - asked_s >= 0.9 * self._patience_s:
+                    self._patience_s = min(2 * self._patience_s, CALL_TIMEOUT_S)
                 if attempt == ATTEMPTS - 1 or not self.link.connected:
                     raise
         read_s = self.clock.now()
         # A host with very many domains is given its time.
-        self._patience_s = max(FIRST_PATIENCE_S, 4 * (read_s - asked_s))
+        self._patience_s = min(max(FIRST_PATIENCE_S, 4 * (read_s - asked_s)), CALL_TIMEOUT_S)
         return Poll(asked_s, read_s, statistics)
 
     def _on_event(self, event: LinkEvent) -> None:
@@ -182,11 +192,21 @@ def running_domains(caller: Caller) -> list[Start]:
     return [Start(domain.name(), domain.UUIDString(), domain.ID()) for domain in domains]
 
 
-def all_statistics(caller: Caller) -> dict[str, Mapping[str, Any]]:
-    """In a worker thread: state and balloon of each running domain by its uuid; an occupied one without QEMU's part."""
+def statistics_of(caller: Caller, uuids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """In a worker thread: state and balloon of each of them that runs; an occupied one without QEMU's part."""
     lib = caller.lib
+    domains = []
+    for uuid in uuids:
+        try:
+            domains.append(caller.domain(uuid))
+        except lib.libvirtError as error:
+            if error.get_error_code() != lib.VIR_ERR_NO_DOMAIN:
+                raise
+    if not domains:  # to libvirt no names are all names
+        return {}
     flags = lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-    answer = caller.connection.getAllDomainStats(lib.VIR_DOMAIN_STATS_STATE | lib.VIR_DOMAIN_STATS_BALLOON, flags)
+    what = lib.VIR_DOMAIN_STATS_STATE | lib.VIR_DOMAIN_STATS_BALLOON
+    answer = caller.connection.domainListGetStats(domains, what, flags)
     return {domain.UUIDString(): values for domain, values in answer}
 
 

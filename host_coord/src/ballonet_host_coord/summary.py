@@ -40,6 +40,9 @@ def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[st
     return {
         "name": guest.name,
         "status": decided.status.value,
+        "minimum_kib": guest.settings.minimum_kib,
+        "maximum_kib": guest.settings.maximum_kib,
+        "weight": guest.settings.weight,
         "assigned_kib": assigned_kib,
         "actual_kib": guest.vm.actual_kib if there else None,
         "resident_kib": guest.residency.resident_kib if guest.residency else None,
