@@ -197,6 +197,8 @@ class FakeConnection:
             raise libvirtError("internal error: client socket is closed", 1)
         for domain in self.libvirt.running.values():
             if domain.uuid == uuid:
+                if domain.text_name in self.libvirt.slow_lookups:
+                    raise Hang
                 return domain
         raise libvirtError(f"Domain not found: no domain with matching uuid '{uuid}'", 42)
 
@@ -235,6 +237,7 @@ class FakeLibvirt:
         self.targets: list[tuple[str, int]] = []
         self.starting: set[str] = set()
         """For these libvirtd runs a hook: what asks for them, or for all, waits (measured in libvirt 9.0)."""
+        self.slow_lookups: set[str] = set()
         self.hangs = False
         self.away = False
 

@@ -149,6 +149,53 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
     run(test)
 
 
+def test_starts_and_ends_are_followed_while_a_hook_keeps_the_list_waiting() -> None:
+    """Domains that come up while others wait in their hooks for room are found by their events: who waits for their boot
+    claims would otherwise wait for them to be listed, and the list for who waits. A new connection lists anew."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        fake.domain("first")
+        assert [domain.name for domain in await hypervisor.domains()] == ["first"]
+        fake.starting.add("waits")
+        second = fake.domain("second")
+        fake.lifecycle(second, fake.VIR_DOMAIN_EVENT_STARTED)
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["first", "second"]
+        del fake.running["second"]
+        fake.lifecycle(second, fake.VIR_DOMAIN_EVENT_STOPPED)
+        gone = fake.domain("gone")
+        fake.lifecycle(gone, fake.VIR_DOMAIN_EVENT_STARTED)
+        del fake.running["gone"]
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["first"]
+        assert fake.heard.count("listAllDomains") == 1
+        fake.starting.clear()
+        fake.domain("unheard")
+        fake.restart()
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["first", "unheard"]
+
+    run(test)
+
+
+def test_a_start_that_cannot_be_looked_up_is_looked_up_again() -> None:
+    """Its event comes once; an answer that does not come in time is asked for again, and the others are told."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        assert await hypervisor.domains() == ()
+        slow, fine = fake.domain("slow"), fake.domain("fine")
+        fake.slow_lookups.add("slow")
+        for domain in (slow, fine):
+            fake.lifecycle(domain, fake.VIR_DOMAIN_EVENT_STARTED)
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["fine"]
+        fake.slow_lookups.clear()
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["fine", "slow"]
+
+    run(test)
+
+
 def test_what_was_written_before_a_change_is_not_kept() -> None:
     """Metadata that changes while the XML is under way are in what is read next."""
 

@@ -4,7 +4,8 @@ All VMs share one bulk call per poll (`domainListGetStats`): 500 guests that are
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
 that hangs is given up after a second and repeated without that domain (`_ask`). It names the domains that it is about:
 while libvirtd runs a hook for one that starts, whatever asks for *all* domains waits for that hook (m), and a hook that
-asks us for room waits for what the polls of the others are to free. Only discovery lists, in its own time.
+asks us for room waits for what the polls of the others are to free. So does a start that waits for another's boot claim:
+discovery lists once for each connection, and follows the events from then on.
 
 Its `balloon.current` is what libvirt heard last from QEMU's BALLOON_CHANGE, which comes once a second at most: up to a
 second old, and mid-way, for a balloon that moves (m). It tells that a size has changed, and `memoryStats` what it is.
@@ -29,7 +30,7 @@ from .libvirt_link import LibvirtLink, LinkEvent, LinkEventKind
 from .libvirt_vm import LibvirtVm, Start
 from .libvirt_xml import DomainXml, DomainXmlError, parse_domain
 from .model import Domain
-from .ports import Clock, VmAbsent, VmGone
+from .ports import Clock, PortError, VmAbsent, VmGone
 
 SHARE_S = 0.75
 """VMs that are polled within this time of each other share one call, where nothing has happened to them since."""
@@ -67,6 +68,12 @@ class LibvirtHypervisor:
         self._xml: dict[str, tuple[int, DomainXml | DomainXmlError]] = {}
         self._xml_changes = 0
         self._names: tuple[str, ...] = ()
+        self._running: dict[str, Start] = {}
+        """By uuid, as libvirt listed them and told since."""
+        self._listed: int | None = None
+        """The connection that they were listed over; None: they are to be listed anew."""
+        self._stirred: dict[str, LinkEventKind] = {}
+        """STARTED or STOPPED, whichever was told last of a domain since `_running` was brought up to date."""
         self._changed = trio.Event()
         self._poll_lock = trio.Lock()
         self._poll: Poll | None = None
@@ -88,14 +95,16 @@ class LibvirtHypervisor:
         """Raises VmGone where libvirt cannot be reached."""
         await self.link.connect()
         self._changed = trio.Event()  # before asking: what happens from here on is a change
-        running = await self.link.call("list of domains", running_domains, LIST_TIMEOUT_S)
+        if self._listed != self.link.generation:
+            await self._list()
+        else:
+            await self._follow()
         found = []
-        for start in running:
+        for start in list(self._running.values()):
             domain = await self._described(start)
             if domain is not None:
                 found.append(domain)
-        uuids = {start.uuid for start in running}
-        self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in uuids}
+        self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in self._running}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
         return tuple(found)
@@ -138,6 +147,33 @@ class LibvirtHypervisor:
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    async def _list(self) -> None:
+        self._stirred.clear()
+        self._listed = self.link.generation  # before asking: a connection that is lost meanwhile takes it back
+        try:
+            running = await self.link.call("list of domains", running_domains, LIST_TIMEOUT_S)
+        except BaseException:
+            self._listed = None
+            raise
+        self._running = {start.uuid: start for start in running}
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Take what libvirt told of starts and ends. One that cannot be looked up now stays to be looked up."""
+        for uuid, kind in list(self._stirred.items()):
+            del self._stirred[uuid]
+            self._running.pop(uuid, None)
+            if kind is LinkEventKind.STARTED:
+                try:
+                    self._running[uuid] = await self.link.call(f"domain {uuid}", partial(_running_start, uuid=uuid))
+                except VmAbsent:
+                    continue  # its end is told, too
+                except PortError as error:
+                    self._stirred.setdefault(uuid, kind)
+                    if not (isinstance(error, VmGone) and self.link.connected):
+                        raise
+                    self._changed.set()  # it waited for an answer long enough
+
     async def _described(self, start: Start) -> Domain | None:
         """None for one that ended meanwhile."""
         name, uuid = start.name, start.uuid
@@ -173,17 +209,28 @@ class LibvirtHypervisor:
         return Poll(asked_s, read_s, statistics)
 
     def _on_event(self, event: LinkEvent) -> None:
+        if event.kind in (LinkEventKind.STARTED, LinkEventKind.STOPPED):
+            self._stirred[event.uuid] = event.kind
         if event.kind in (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED):
             self._xml_changes += 1
             self._xml.pop(event.uuid, None)
         elif event.kind in OF_ALL:
             self._xml_changes += 1
             self._xml.clear()
+            self._listed = None
             self._poll = None
         for vm in list(self._vms.values()):
             vm.happened(event)
         if event.kind in OF_DISCOVERY:
             self._changed.set()
+
+
+def _running_start(caller: Caller, uuid: str) -> Start:
+    """In a worker thread. Raises VmAbsent where it runs no longer."""
+    domain = caller.connection.lookupByUUIDString(uuid)
+    if domain.ID() < 0:
+        raise VmAbsent(f"{domain.name()}: does not run")
+    return Start(domain.name(), uuid, domain.ID())
 
 
 def running_domains(caller: Caller) -> list[Start]:
