@@ -142,11 +142,26 @@ def test_starts_at_once_are_served_in_order(play):
     never_overdrawn(play(scenario))
 
 
+def test_who_boots_with_less_keeps_nobody_from_waiting(play):
+    """Machines that will have less than their boot claims are not refused for each other's claims, and wait for them."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        for name in ("one", "two", "three"):
+            await reserve(stage, "400M", name=name, timeout_s=60, settled="100M", hold_s=20)
+        states = []
+        for name in ("one", "two", "three"):
+            states.append(await until_held(stage, name, within_s=60))
+        assert states == ["held"] * 3
+
+    never_overdrawn(play(scenario))
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"size": "much"}, "size or weight: allowed is a size"),
-        ({"size": "1G", "weight": 0}, "size or weight: allowed is a whole number"),
+        ({"size": "much"}, "size, settled or weight: allowed is a size"),
+        ({"size": "1G", "weight": 0}, "size, settled or weight: allowed is a whole number"),
         ({"size": "1G", "timeout_s": -1}, "timeout_s = -1: allowed is a number of seconds up to 600"),
         ({"size": "1G", "hold_s": "long"}, "hold_s = 'long'"),
         ({"size": "1G", "name": "al\nice"}, "allowed is the machine's name"),

@@ -31,6 +31,17 @@ def test_first_statistics_of_a_fresh_guest_count() -> None:
     assert boots.statistics == BalloonStatistics(arrived_s=11.0, total_kib=2)
 
 
+def test_a_process_that_is_found_late_makes_no_other_boot() -> None:
+    """Where it could not be told at connection, the boot and its statistics go on; a reconnection finds them, too."""
+    boots = BootTracker()
+    boots.connected(None, began_s=10.0, now_s=10.0)
+    boots.statistics_read(0, {}, 10.0)
+    boots.statistics_read(1700, {}, 11.0)
+    boots.found(QEMU)
+    assert boots.connected(QEMU, began_s=4.0, now_s=20.0) is False
+    assert (boots.boot, boots.statistics_count) == (1, 1)
+
+
 def test_what_was_there_at_connection_counts_for_nothing() -> None:
     """Statistics that were there before us prove no driver; the next ones do."""
     boots = connected(stamp=1700)

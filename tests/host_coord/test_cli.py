@@ -217,6 +217,7 @@ def test_resume_names_its_guest(coordinator: str, asked: list[tuple[str, dict[st
 
 
 DOMAIN = """<domain type='qemu'><name>web</name><uuid>5b1f4c3e-9d1a-4a3b-8f0e-2c5d6e7f8a9b</uuid>
+<metadata><b:policy xmlns:b='urn:ballonet:domain:1' weight='8000' minimum='lots'/></metadata>
 <memory unit='MiB'>1024</memory><currentMemory unit='MiB'>512</currentMemory><devices/></domain>"""
 
 
@@ -235,11 +236,16 @@ def test_reserve_that_is_refused_says_the_numbers(coordinator: str) -> None:
 
 
 def test_reserve_reads_a_domains_xml(coordinator: str, asked: list[tuple[str, dict[str, Any]]], tmp_path: Path) -> None:
-    """Name and size come from the XML: all that it may touch while it boots, and QEMU's own memory."""
+    """Name and sizes come from the XML: all that it may touch while it boots, what it has then, and QEMU's own memory.
+    The weight in its metadata holds where no other is said."""
     (tmp_path / "web.xml").write_text(DOMAIN)
     result = run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--socket", coordinator)
     assert result.exit_code == 0, result.output
-    assert (asked[0][1]["guest"], asked[0][1]["size"]) == ("web", "1146880KiB")
+    (_, wanted), _ = asked
+    assert (wanted["guest"], wanted["size"], wanted["settled"]) == ("web", "1146880KiB", "622592KiB")
+    assert wanted["weight"] == "8000"
+    run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--weight", "7", "--socket", coordinator)
+    assert asked[2][1]["weight"] == "7"
     (tmp_path / "web.xml").write_text("<domain>")
     assert run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--socket", coordinator).exit_code == 1
 
@@ -271,7 +277,7 @@ def test_the_libvirt_hook(
     )
     assert done.returncode == code
     said = (tmp_path / "calls").read_text().splitlines() if calls else []
-    assert said == ["reserve --domain-xml - --timeout 10s"] * calls
+    assert said == ["reserve --domain-xml - --timeout 10s --hold 60s"] * calls
     assert not calls or (tmp_path / "xml").read_text() == DOMAIN
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_host_coord.guest_rules import is_pattern, settings_for
+from ballonet_host_coord.guest_rules import is_pattern, sane_policy, settings_for
 from ballonet_host_coord.model import Domain, GuestRules, GuestSettings
 
 from .builders import GIB, MIB
@@ -59,6 +59,19 @@ def test_faulty_metadata_is_said_and_left_out(key: str, text: str, note: str) ->
     assert (settings.weight, settings.buffer_percent) == (4, 7)
     assert len(notes) == 1
     assert note in notes[0]
+
+
+def test_metadata_that_turns_to_nonsense_changes_nothing() -> None:
+    """What it said last that could be taken holds on, and the sentence says so; a key that is gone is gone."""
+    first = Domain("web1", "u", 4 * GIB, 2 * GIB, (("weight", "5"), ("buffer", "6"), ("minimun", "1G")))
+    sane = sane_policy(first)
+    assert sane == {"weight": "5", "buffer": "6"}
+    then = Domain("web1", "u", 4 * GIB, 2 * GIB, (("weight", "many"), ("minimum", "lots")))
+    settings, notes = settings_for(RULES, then, before=sane)
+    assert (settings.weight, settings.buffer_percent, settings.minimum_kib) == (5, 3, GIB)
+    assert notes[0].endswith('; "5" is in force as before')
+    assert "before" not in notes[1]
+    assert sane_policy(then, sane) == {"weight": "5"}
 
 
 def test_values_at_odds_with_the_machine_are_clipped() -> None:

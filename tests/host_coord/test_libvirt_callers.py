@@ -105,3 +105,19 @@ def test_what_is_left_behind_is_closed_when_it_ends() -> None:
         assert fake.connections[1].alive
 
     trio.run(main)
+
+
+def test_who_is_cancelled_at_once_leaves_nothing_behind() -> None:
+    """A call that is given up before its thread has begun counts for nothing, however often that happens."""
+
+    async def main() -> None:
+        fake = FakeLibvirt()
+        callers = Callers("qemu:///system", WorkerThreads())
+        for _ in range(2 * LEFT_MOST):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await callers.run(Caller(fake, "qemu:///system"), "given up", lambda caller: None)
+            assert scope.cancelled_caught
+        assert await callers.call(fake, "asked", lambda caller: 1) == 1
+
+    trio.run(main)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import pytest
 import trio
 import trio.testing
@@ -10,8 +13,11 @@ from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
 from ballonet_host_coord.model import Domain, RunState, VmEventKind
 from ballonet_host_coord.ports import PortError, VmGone
 
-from .fake_libvirt import FakeLibvirt, xml
+from . import libvirt_world
+from .fake_libvirt import FakeLibvirt, InlineThreads, xml
 from .libvirt_world import run
+
+T = TypeVar("T")
 
 
 def test_all_guests_share_one_call() -> None:
@@ -35,7 +41,7 @@ def test_all_guests_share_one_call() -> None:
             for number, name in enumerate(names):
                 nursery.start_soon(attend, name, number / 100)
         assert 15 <= len(fake.heard) <= 42
-        assert set(fake.heard) == {"getAllDomainStats"}
+        assert set(fake.heard) == {"domainListGetStats"}
 
     run(test)
 
@@ -67,6 +73,55 @@ def test_one_hanging_qemu_delays_nobody_for_long() -> None:
     run(test)
 
 
+def test_a_hook_that_waits_for_room_keeps_nobody_from_being_polled() -> None:
+    """While libvirtd runs a hook for a domain that starts, a list waits; the others' facts come as ever, nothing is
+    left behind for them, and their balloons move."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        for name in ("web", "db"):
+            fake.domain(name)
+            await hypervisor.vm(name).connect()
+            await hypervisor.vm(name).facts()
+        fake.starting.add("new")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hypervisor.domains)
+            for _ in range(10):
+                await trio.sleep(1)
+                began_s = trio.current_time()
+                assert (await hypervisor.vm("web").facts()).run_state is RunState.RUNNING
+                assert trio.current_time() - began_s < 0.2
+            await hypervisor.vm("db").set_target(600_000)
+            assert not hypervisor.link.callers._left
+            nursery.cancel_scope.cancel()
+        assert fake.targets == [("db", 600_000)]
+
+    run(test)
+
+
+def test_a_host_with_very_many_domains_is_given_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the shared call takes longer than the first patience, the polls find that out and succeed from then on."""
+
+    class Slow(InlineThreads):
+        async def run(self, ended: Callable[[], None], function: Callable[[], T]) -> T:
+            result = await super().run(ended, function)
+            if isinstance(result, dict):
+                await trio.sleep(2.5)
+            return result
+
+    monkeypatch.setattr(libvirt_world, "InlineThreads", Slow)
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        fake.domain("web")
+        vm = hypervisor.vm("web")
+        await vm.connect()
+        for _ in range(5):
+            assert (await vm.facts()).run_state is RunState.RUNNING
+            await trio.sleep(1)
+        assert fake.heard.count("domainListGetStats") == 7
+
+    run(test)
+
+
 def test_discovery_tells_who_runs_and_with_what_policy() -> None:
     """Domains come with their policy; a change of metadata is a change, and is read again."""
 
@@ -90,6 +145,53 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
         assert hypervisor.list() != ("a name with 'quotes' & ü",)
         assert len(await hypervisor.domains()) == 1
         assert hypervisor.list() == ("a name with 'quotes' & ü",)
+
+    run(test)
+
+
+def test_starts_and_ends_are_followed_while_a_hook_keeps_the_list_waiting() -> None:
+    """Domains that come up while others wait in their hooks for room are found by their events: who waits for their boot
+    claims would otherwise wait for them to be listed, and the list for who waits. A new connection lists anew."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        fake.domain("first")
+        assert [domain.name for domain in await hypervisor.domains()] == ["first"]
+        fake.starting.add("waits")
+        second = fake.domain("second")
+        fake.lifecycle(second, fake.VIR_DOMAIN_EVENT_STARTED)
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["first", "second"]
+        del fake.running["second"]
+        fake.lifecycle(second, fake.VIR_DOMAIN_EVENT_STOPPED)
+        gone = fake.domain("gone")
+        fake.lifecycle(gone, fake.VIR_DOMAIN_EVENT_STARTED)
+        del fake.running["gone"]
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["first"]
+        assert fake.heard.count("listAllDomains") == 1
+        fake.starting.clear()
+        fake.domain("unheard")
+        fake.restart()
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["first", "unheard"]
+
+    run(test)
+
+
+def test_a_start_that_cannot_be_looked_up_is_looked_up_again() -> None:
+    """Its event comes once; an answer that does not come in time is asked for again, and the others are told."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        assert await hypervisor.domains() == ()
+        slow, fine = fake.domain("slow"), fake.domain("fine")
+        fake.slow_lookups.add("slow")
+        for domain in (slow, fine):
+            fake.lifecycle(domain, fake.VIR_DOMAIN_EVENT_STARTED)
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["fine"]
+        fake.slow_lookups.clear()
+        await hypervisor.changed()
+        assert [domain.name for domain in await hypervisor.domains()] == ["fine", "slow"]
 
     run(test)
 

@@ -39,8 +39,29 @@ def test_a_missing_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
 
     async def main() -> None:
-        with pytest.raises(PortError, match="python3-libvirt"):
-            await LibvirtHypervisor(LibvirtLink("qemu:///system"), Clock(), []).domains()
+        hypervisor = LibvirtHypervisor(LibvirtLink("qemu:///system"), Clock(), [])
+        for _ in range(3):  # however often it is tried again
+            with pytest.raises(PortError, match="python3-libvirt"):
+                await hypervisor.domains()
+            await trio.sleep(1)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_attempt_that_is_cancelled_at_once_stands_in_nobodys_way() -> None:
+    """Who gives up before its thread has begun leaves nothing that a later attempt would wait for."""
+
+    async def main() -> None:
+        fake = FakeLibvirt()
+        link = LibvirtLink("qemu:///system", lib=fake, event_loop=lambda lib: None)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await link._connect()
+        assert scope.cancelled_caught
+        with trio.fail_after(10):
+            await link.connect()
+        assert link.connected
+        await link.aclose()
 
     trio.run(main)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ballonet_host_coord.qemu_process import age_s, find_qemu, run_folders
+from ballonet_host_coord.boots import Process
+from ballonet_host_coord.qemu_process import age_s, belongs_to, find_qemu, run_folders
 
 
 @contextmanager
@@ -79,3 +80,14 @@ def test_pid_files_are_looked_for_in_system_and_session(monkeypatch: pytest.Monk
     """Both kinds of libvirt have their folder."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert run_folders() == ("/run/libvirt/qemu", "/run/user/7/libvirt/qemu/run")
+
+
+def test_a_process_is_known_again_by_its_beginning_and_its_user() -> None:
+    """A later process of the same number is another, and so is one of another user."""
+    with qemu("-uuid", "x") as pid:
+        process = Process(pid, psutil.Process(pid).create_time())
+        assert belongs_to(process)
+        assert belongs_to(process, ours())
+        assert not belongs_to(process, "+4000000000")
+        assert not belongs_to(Process(pid, process.began_wall_s - 60))
+    assert not belongs_to(process)

@@ -48,6 +48,32 @@ def test_what_cannot_be_shrunk_is_not_counted():
     assert refusal(snapshot, wanting(257 * MIB, 10000)) != ""
 
 
+def test_a_guest_that_boots_counts_with_what_it_boots_with():
+    """Its boot claim comes back when its driver has answered: who may wait is not refused for it. One that is left
+    alone keeps its claim."""
+    booting = make_guest(
+        "alpha", report=None, demand=None, booking=Booking(1024 * MIB, 0, claimed=True),
+        settings={"minimum_kib": 256 * MIB, "startup_kib": 300 * MIB},
+    )  # fmt: skip
+    snapshot = make_snapshot(booting, budget_kib=1024 * MIB)
+    assert refusal(snapshot, wanting(724 * MIB)) == ""
+    assert refusal(snapshot, wanting(725 * MIB, 1)) != ""
+    paused = replace(booting, hands_off="paused by the operator")
+    assert refusal(make_snapshot(paused, budget_kib=1024 * MIB), wanting(MIB, 10000)) != ""
+
+
+def test_others_count_with_what_they_will_have():
+    """A machine that boots with less than its size gives the rest back; each is held with all of it, one after the
+    other."""
+    reservations = Reservations()
+    for name in ("one", "two", "three"):
+        reservations.ask(wanting(800 * MIB, name=name, settled_kib=300 * MIB))
+    assert reservations.settled_kib("three") == 600 * MIB
+    assert reservations.settled_kib("four") == 900 * MIB
+    assert reservations.reserved_kib == 2400 * MIB
+    assert [item.name for item in reservations.step(make_snapshot(budget_kib=1500 * MIB))] == ["one"]
+
+
 def test_held_when_the_books_have_it_free_and_in_order():
     """The first that was asked for is held first; a later one does not overtake it, though it is smaller."""
     reservations = Reservations()

@@ -75,6 +75,10 @@ class BootTracker:
         self._read_s = now_s
         return True
 
+    def found(self, process: Process) -> None:
+        """The process of the connection that goes on could not be told before. That makes no other boot of it."""
+        self._process = process
+
     def reset(self, now_s: float, wall_s: int) -> None:
         """The machine was reset at the second `wall_s` of QEMU's wall clock."""
         self._begin(now_s)

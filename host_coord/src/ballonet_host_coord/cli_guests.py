@@ -11,6 +11,8 @@ import click
 import trio
 
 from .cli_asking import ask, fail, mib, socket_option
+from .guest_rules import sane_policy
+from .model import Domain
 from .ports import PortError
 from .settings import OVERHEAD_KIB
 from .settings_values import DEFAULT_KEYS
@@ -99,7 +101,7 @@ def set_(
 @click.option("--domain-xml", type=click.File("r"), help="Both from a libvirt domain's XML instead; - is stdin.")
 @click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for the room.")
 @click.option("--hold", default="60s", show_default=True, metavar="DURATION", help="How long it is held for NAME.")
-@click.option("--weight", default="5000", show_default=True, help="How much may be taken: as a guest's weight.")
+@click.option("--weight", help="How much may be taken: as a guest's weight. [default: the domain's own, or 5000]")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @socket_option
 def reserve(
@@ -108,7 +110,7 @@ def reserve(
     domain_xml: TextIO | None,
     timeout: str,
     hold: str,
-    weight: str,
+    weight: str | None,
     as_json: bool,
     socket_path: str | None,
 ) -> None:
@@ -120,10 +122,14 @@ def reserve(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--timeout, --hold") from error
     if domain_xml is not None:
-        name, size = _of_domain(domain_xml)
+        name, size, of_domain = _of_domain(domain_xml)
+    else:
+        of_domain = {}
     if not name or not size:
         raise click.UsageError("say SIZE and --for NAME, or --domain-xml")
-    asked = {"guest": name, "size": size, "weight": weight, "timeout_s": timeout_s, "hold_s": hold_s}
+    asked = {"guest": name, "size": size, "weight": "5000", "timeout_s": timeout_s, "hold_s": hold_s, **of_domain}
+    if weight is not None:
+        asked["weight"] = weight
     answer = ask(socket_path, "reserve", asked)
     until_s = time.monotonic() + timeout_s + 1.0
     try:
@@ -143,15 +149,19 @@ def reserve(
     _say_what_was_not_saved(answer)
 
 
-def _of_domain(domain_xml: TextIO) -> tuple[str, str]:
-    """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory."""
+def _of_domain(domain_xml: TextIO) -> tuple[str, str, dict[str, str]]:
+    """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory. Besides, as the request
+    has it, its size when its balloon driver has taken it to its `currentMemory`, and the weight in its metadata."""
     from .libvirt_xml import parse_domain  # here, since no other command needs it
 
     try:
         domain = parse_domain(domain_xml.read())
     except (PortError, UnicodeDecodeError) as error:
         fail(str(error))
-    return domain.name, f"{domain.ram_kib + OVERHEAD_KIB}KiB"
+    sizes_kib = (domain.ram_kib, min(domain.ram_kib, domain.current_memory_kib))
+    size, settled = (f"{kib + OVERHEAD_KIB}KiB" for kib in sizes_kib)
+    weight = sane_policy(Domain(domain.name, domain.uuid, policy=domain.policy)).get("weight")
+    return domain.name, size, {"settled": settled, **({"weight": weight} if weight else {})}
 
 
 def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import psutil
@@ -23,7 +24,7 @@ from .guest_check import GuestSight, SocketSight, read_arguments
 from .guest_rules import settings_for
 from .host_check import Service
 from .libvirt_callers import Caller
-from .libvirt_hypervisor import all_statistics, running_domains
+from .libvirt_hypervisor import running_domains, statistics_of
 from .libvirt_link import LibvirtLink
 from .libvirt_xml import ABSENT_BALLOON, AGENT_PORT, DomainXml, DomainXmlError, parse_domain
 from .model import Domain, GuestSettings, GuestSnapshot, LinkState, RunState, Settings, Snapshot
@@ -220,7 +221,9 @@ async def look_at_domains(
     running = await link.call("list of domains", running_domains)
     statistics: Mapping[str, Mapping[str, Any]] = {}
     with suppress(PortError):
-        statistics = await link.call("statistics of all domains", all_statistics)
+        statistics = await link.call(
+            "statistics of the domains", partial(statistics_of, uuids=[each.uuid for each in running])
+        )
     listening = _listening(f"{proc_root}/net/unix")
     found = []
     for start in sorted(running, key=lambda start: start.name):

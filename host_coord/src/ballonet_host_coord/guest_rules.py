@@ -3,7 +3,8 @@
 Strongest first: what was set while the service ran (`ballonet set`), the domain's metadata, its section
 `[guest.NAME]`, the sections whose pattern fits (a later one over an earlier one), `[defaults]`, and what follows from
 its size. A value that is at odds with the machine does not keep the guest out: it is taken as near as the machine
-allows, and the guest's line in `status` says so.
+allows, and the guest's line in `status` says so. Metadata that changes to nonsense changes nothing: a bad file never
+takes down what was in force, and neither does a bad element.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ def values_for(rules: GuestRules, name: str) -> dict[str, Any]:
     return values
 
 
-def settings_for(rules: GuestRules, domain: Domain, changed: Values | None = None) -> tuple[GuestSettings, list[str]]:
-    """The guest's settings, and one sentence for each value that could not be taken as it was given.
+def settings_for(
+    rules: GuestRules, domain: Domain, changed: Values | None = None, before: Mapping[str, str] | None = None
+) -> tuple[GuestSettings, list[str]]:
+    """The guest's settings, and one sentence for each value that could not be taken as it was given. `before` is what
+    its metadata said last that could be taken.
 
     Of a domain that cannot be read nothing is known: it is booked with what it is seen to hold, and left alone.
     """
@@ -56,11 +60,28 @@ def settings_for(rules: GuestRules, domain: Domain, changed: Values | None = Non
         try:
             values[DEFAULT_KEYS[key][0] if key in DEFAULT_KEYS else key] = from_text(DEFAULT_KEYS, key, untrusted_text)
         except Wrong as wrong:
-            notes.append(f"metadata {key}={as_toml(untrusted_text)}: {wrong}")
+            note = f"metadata {key}={as_toml(untrusted_text)}: {wrong}"
+            if before and key in before:
+                values[DEFAULT_KEYS[key][0]] = from_text(DEFAULT_KEYS, key, before[key])
+                note = f"{note}; {as_toml(before[key])} is in force as before"
+            notes.append(note)
     values.update(changed or {})
     usual_kib = max(MINIMUM_LEAST_KIB, domain.ram_kib // MINIMUM_PART)
     usual = {"minimum_kib": usual_kib, "startup_kib": domain.startup_kib, "maximum_kib": domain.ram_kib}
     return _bounded(domain.name, usual, values, domain.ram_kib, notes), notes
+
+
+def sane_policy(domain: Domain, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What of its metadata can be taken, key -> text; for a key whose text cannot, the text `before`."""
+    sane = {}
+    for key, untrusted_text in domain.policy:
+        try:
+            from_text(DEFAULT_KEYS, key, untrusted_text)
+            sane[key] = untrusted_text
+        except Wrong:
+            if before and key in before:
+                sane[key] = before[key]
+    return sane
 
 
 def amended(settings: GuestSettings, changed: Values) -> tuple[GuestSettings, list[str]]:

@@ -143,6 +143,8 @@ class Callers:
         """Run `function` on this connection, which nobody else uses. One that is left behind is unusable at once."""
         if len(self._left) >= LEFT_MOST:
             raise VmGone(f"{what}: {len(self._left)} calls have had no answer from libvirt")
+        # One that is cancelled already would never become a thread, and nothing would tell its end.
+        await trio.lowlevel.checkpoint_if_cancelled()
         old, self._old = self._old, []
         self.calls += 1
         caller.ended = False

@@ -1,8 +1,11 @@
 """The hypervisor port over libvirt: every running domain, found by itself.
 
-All VMs share one bulk call per poll (`getAllDomainStats`): 500 guests that are polled once a second cost one or two
+All VMs share one bulk call per poll (`domainListGetStats`): 500 guests that are polled once a second cost one or two
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
-that hangs is given up after a second and repeated without that domain (`_ask`).
+that hangs is given up after a second and repeated without that domain (`_ask`). It names the domains that it is about:
+while libvirtd runs a hook for one that starts, whatever asks for *all* domains waits for that hook (m), and a hook that
+asks us for room waits for what the polls of the others are to free. So does a start that waits for another's boot claim:
+discovery lists once for each connection, and follows the events from then on.
 
 Its `balloon.current` is what libvirt heard last from QEMU's BALLOON_CHANGE, which comes once a second at most: up to a
 second old, and mid-way, for a balloon that moves (m). It tells that a size has changed, and `memoryStats` what it is.
@@ -15,18 +18,19 @@ PRELAUNCH here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
 
-from .libvirt_callers import Caller, LibvirtRefused
+from .libvirt_callers import CALL_TIMEOUT_S, Caller, LibvirtRefused
 from .libvirt_link import LibvirtLink, LinkEvent, LinkEventKind
 from .libvirt_vm import LibvirtVm, Start
 from .libvirt_xml import DomainXml, DomainXmlError, parse_domain
 from .model import Domain
-from .ports import Clock, VmAbsent, VmGone
+from .ports import Clock, PortError, VmAbsent, VmGone
 
 SHARE_S = 0.75
 """VMs that are polled within this time of each other share one call, where nothing has happened to them since."""
@@ -35,6 +39,8 @@ POLL_APART_S = 0.1
 FIRST_PATIENCE_S = 1.0
 """A bulk call takes milliseconds; one that does not met a QEMU that hangs, and the next one steps over it."""
 ATTEMPTS = 3
+LIST_TIMEOUT_S = 30.0
+"""A list waits for the hooks of all domains that start now; one that waits long is better than several."""
 OF_ALL = frozenset({LinkEventKind.LOST, LinkEventKind.OVERFLOW})
 OF_DISCOVERY = OF_ALL | {
     LinkEventKind.STARTED, LinkEventKind.STOPPED, LinkEventKind.METADATA, LinkEventKind.DEVICES,
@@ -43,7 +49,7 @@ OF_DISCOVERY = OF_ALL | {
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one bulk call said: libvirt's statistics of each running domain by its uuid."""
+    """What one bulk call said: libvirt's statistics of each domain that it was about and that runs, by its uuid."""
 
     asked_s: float
     read_s: float
@@ -62,6 +68,12 @@ class LibvirtHypervisor:
         self._xml: dict[str, tuple[int, DomainXml | DomainXmlError]] = {}
         self._xml_changes = 0
         self._names: tuple[str, ...] = ()
+        self._running: dict[str, Start] = {}
+        """By uuid, as libvirt listed them and told since."""
+        self._listed: int | None = None
+        """The connection that they were listed over; None: they are to be listed anew."""
+        self._stirred: dict[str, LinkEventKind] = {}
+        """STARTED or STOPPED, whichever was told last of a domain since `_running` was brought up to date."""
         self._changed = trio.Event()
         self._poll_lock = trio.Lock()
         self._poll: Poll | None = None
@@ -83,14 +95,16 @@ class LibvirtHypervisor:
         """Raises VmGone where libvirt cannot be reached."""
         await self.link.connect()
         self._changed = trio.Event()  # before asking: what happens from here on is a change
-        running = await self.link.call("list of domains", running_domains)
+        if self._listed != self.link.generation:
+            await self._list()
+        else:
+            await self._follow()
         found = []
-        for start in running:
+        for start in list(self._running.values()):
             domain = await self._described(start)
             if domain is not None:
                 found.append(domain)
-        uuids = {start.uuid for start in running}
-        self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in uuids}
+        self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in self._running}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
         return tuple(found)
@@ -133,6 +147,33 @@ class LibvirtHypervisor:
 
     # --- inside ------------------------------------------------------------------------------------------
 
+    async def _list(self) -> None:
+        self._stirred.clear()
+        self._listed = self.link.generation  # before asking: a connection that is lost meanwhile takes it back
+        try:
+            running = await self.link.call("list of domains", running_domains, LIST_TIMEOUT_S)
+        except BaseException:
+            self._listed = None
+            raise
+        self._running = {start.uuid: start for start in running}
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Take what libvirt told of starts and ends. One that cannot be looked up now stays to be looked up."""
+        for uuid, kind in list(self._stirred.items()):
+            del self._stirred[uuid]
+            self._running.pop(uuid, None)
+            if kind is LinkEventKind.STARTED:
+                try:
+                    self._running[uuid] = await self.link.call(f"domain {uuid}", partial(_running_start, uuid=uuid))
+                except VmAbsent:
+                    continue  # its end is told, too
+                except PortError as error:
+                    self._stirred.setdefault(uuid, kind)
+                    if not (isinstance(error, VmGone) and self.link.connected):
+                        raise
+                    self._changed.set()  # it waited for an answer long enough
+
     async def _described(self, start: Start) -> Domain | None:
         """None for one that ended meanwhile."""
         name, uuid = start.name, start.uuid
@@ -151,29 +192,45 @@ class LibvirtHypervisor:
     async def _ask(self) -> Poll:
         for attempt in range(ATTEMPTS):
             asked_s = self.clock.now()
+            uuids = [uuid for vm in self._vms.values() if (uuid := vm.polled_uuid)]
             try:
-                statistics = await self.link.call("statistics of all domains", all_statistics, self._patience_s)
+                statistics = await self.link.call(
+                    "statistics of the domains", partial(statistics_of, uuids=uuids), self._patience_s
+                )
                 break
             except VmGone:
+                if self.clock.now() - asked_s >= 0.9 * self._patience_s:
+                    self._patience_s = min(2 * self._patience_s, CALL_TIMEOUT_S)
                 if attempt == ATTEMPTS - 1 or not self.link.connected:
                     raise
         read_s = self.clock.now()
         # A host with very many domains is given its time.
-        self._patience_s = max(FIRST_PATIENCE_S, 4 * (read_s - asked_s))
+        self._patience_s = min(max(FIRST_PATIENCE_S, 4 * (read_s - asked_s)), CALL_TIMEOUT_S)
         return Poll(asked_s, read_s, statistics)
 
     def _on_event(self, event: LinkEvent) -> None:
+        if event.kind in (LinkEventKind.STARTED, LinkEventKind.STOPPED):
+            self._stirred[event.uuid] = event.kind
         if event.kind in (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED):
             self._xml_changes += 1
             self._xml.pop(event.uuid, None)
         elif event.kind in OF_ALL:
             self._xml_changes += 1
             self._xml.clear()
+            self._listed = None
             self._poll = None
         for vm in list(self._vms.values()):
             vm.happened(event)
         if event.kind in OF_DISCOVERY:
             self._changed.set()
+
+
+def _running_start(caller: Caller, uuid: str) -> Start:
+    """In a worker thread. Raises VmAbsent where it runs no longer."""
+    domain = caller.connection.lookupByUUIDString(uuid)
+    if domain.ID() < 0:
+        raise VmAbsent(f"{domain.name()}: does not run")
+    return Start(domain.name(), uuid, domain.ID())
 
 
 def running_domains(caller: Caller) -> list[Start]:
@@ -182,11 +239,21 @@ def running_domains(caller: Caller) -> list[Start]:
     return [Start(domain.name(), domain.UUIDString(), domain.ID()) for domain in domains]
 
 
-def all_statistics(caller: Caller) -> dict[str, Mapping[str, Any]]:
-    """In a worker thread: state and balloon of each running domain by its uuid; an occupied one without QEMU's part."""
+def statistics_of(caller: Caller, uuids: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """In a worker thread: state and balloon of each of them that runs; an occupied one without QEMU's part."""
     lib = caller.lib
+    domains = []
+    for uuid in uuids:
+        try:
+            domains.append(caller.domain(uuid))
+        except lib.libvirtError as error:
+            if error.get_error_code() != lib.VIR_ERR_NO_DOMAIN:
+                raise
+    if not domains:  # to libvirt no names are all names
+        return {}
     flags = lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | lib.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-    answer = caller.connection.getAllDomainStats(lib.VIR_DOMAIN_STATS_STATE | lib.VIR_DOMAIN_STATS_BALLOON, flags)
+    what = lib.VIR_DOMAIN_STATS_STATE | lib.VIR_DOMAIN_STATS_BALLOON
+    answer = caller.connection.domainListGetStats(domains, what, flags)
     return {domain.UUIDString(): values for domain, values in answer}
 
 

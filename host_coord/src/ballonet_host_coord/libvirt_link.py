@@ -177,8 +177,9 @@ class LibvirtLink:
         if self._attempt is not None and not self._attempt.ended:
             raise VmGone(f"{self.uri}: libvirt still does not answer")
         self._pending.token = trio.lowlevel.current_trio_token()
+        lib, generation = self.lib, self.generation + 1  # before the attempt: nothing is tried where it is missing
+        await trio.lowlevel.checkpoint_if_cancelled()  # an attempt that never becomes a thread would never end
         self._attempt = attempt = _Attempt()
-        lib, generation = self.lib, self.generation + 1
         try:
             with trio.fail_after(OPEN_TIMEOUT_S):
                 connection = await self._threads.run(attempt.end, lambda: self._open(lib, generation, attempt))

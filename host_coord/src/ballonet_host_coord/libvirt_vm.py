@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -18,7 +17,7 @@ from .libvirt_stream import open_stream
 from .libvirt_xml import AGENT_PORT, DomainXml
 from .model import RunState, VmEvent, VmEventKind, VmFacts
 from .ports import ByteStream, PortError, VmAbsent, VmGone
-from .qemu_process import age_s, find_qemu, run_folders
+from .qemu_process import age_s, belongs_to, find_qemu, run_folders
 
 if TYPE_CHECKING:
     from .libvirt_hypervisor import LibvirtHypervisor
@@ -28,6 +27,9 @@ MOVES_S = 60.0
 """A balloon that has not arrived by then is asked for no more often than one at rest."""
 HUNG_MS = 3000
 """A request that has occupied a domain's QEMU this long means that it hangs; they take milliseconds."""
+FIND_TIMEOUT_S = 2.0
+"""Looking for a process reads those of everybody, and one that hangs may keep who reads of it waiting."""
+FIND_AGAIN_S = 10.0
 
 EVENTS = {
     LinkEventKind.REBOOT: VmEventKind.RESET,
@@ -74,6 +76,8 @@ class _Connection:
     events: dict[VmEventKind, None] = field(default_factory=dict)
     """What waits to be fetched, each kind once, oldest first."""
     heard: trio.Event = field(default_factory=trio.Event)
+    ready: bool = False
+    """It is in the shared polls."""
     gone: bool = False
     gone_told: bool = False
     not_before_s: float = 0.0
@@ -100,10 +104,20 @@ class LibvirtVm:
         self._boots = BootTracker()
         self._connection: _Connection | None = None
         self._qemu: Process | None = None
+        self._found_of: Start | None = None
+        """Of which start `_qemu` is."""
+        self._finding = False
+        self._find_again_s = 0.0
 
     @property
     def listener_pid(self) -> int | None:
         return self._qemu.pid if self._qemu is not None else None
+
+    @property
+    def polled_uuid(self) -> str:
+        """Whom the shared poll is to ask about; empty where nobody."""
+        connection = self._connection
+        return connection.start.uuid if connection is not None and connection.ready and not connection.gone else ""
 
     async def connect(self) -> None:
         if self._usable():
@@ -118,12 +132,17 @@ class LibvirtVm:
                 raise VmAbsent(f"{self.name}: does not run")
             # From here on events count: what follows may be read too early, and is read again then.
             self._connection = connection = _Connection(generation, start, not_before_s=self._clock.now())
+            # Before what may fail: the process is booked with what it resides in, whatever else is told of it.
+            if self._qemu is None or self._found_of != start or not belongs_to(self._qemu):
+                self._qemu = await self._find(start)
             # A QEMU that hangs would keep each further request, and a few of those cost everybody the connection.
             await self._check_control(connection)
             domain = await self._hypervisor.described(start)
             await self._identify(connection, domain)
             if domain.statistics_period_s != STATISTICS_PERIOD_S and not domain.hands_off:
                 await self._ask_for_statistics(connection)
+            # A poll from before was not about this VM.
+            connection.not_before_s, connection.ready = self._clock.now(), True
         except BaseException as error:
             self._connection = None
             if isinstance(error, VmAbsent):
@@ -138,6 +157,10 @@ class LibvirtVm:
             connection.gone = True
             raise VmGone(f"{self.name}: runs no longer")
         domain = await self._hypervisor.described(connection.start)
+        if self._qemu is None and self._clock.now() >= self._find_again_s:
+            self._qemu = process = await self._find(connection.start, domain.qemu_user)
+            if process is not None:
+                self._boots.found(process)
         # Without the part that QEMU itself answers, somebody else's request occupies this domain, or its QEMU hangs.
         busy = "balloon.rss" not in statistics
         if busy:
@@ -168,7 +191,11 @@ class LibvirtVm:
         if domain.hands_off:
             raise PortError(f"{self.name}: left alone: {'; '.join(domain.hands_off)}")
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
-        await self._call(connection, "target", lambda domain: domain.setMemoryFlags(target_kib, live))
+
+        def set_memory(caller: Caller) -> None:
+            _of_start(caller, connection.start).setMemoryFlags(target_kib, live)
+
+        await self._link.call(f"{self.name}: target", set_memory)
         connection.not_before_s = self._clock.now()
         connection.target_kib, connection.target_s = target_kib, connection.not_before_s
 
@@ -247,13 +274,30 @@ class LibvirtVm:
             raise VmGone(f"{self.name}: not connected")
         return connection
 
+    async def _find(self, start: Start, user: str = "") -> Process | None:
+        """The domain's QEMU. None where it cannot be told, or not in time."""
+        self._found_of = start
+        self._find_again_s = self._clock.now() + FIND_AGAIN_S
+        if self._finding or not is_local(self._link.uri):
+            return None
+        await trio.lowlevel.checkpoint_if_cancelled()  # what never becomes a thread would never end
+        self._finding = True
+
+        def find() -> Process | None:
+            try:
+                return find_qemu(self.name, start.uuid, user, run_folders())
+            finally:
+                self._finding = False
+
+        with trio.move_on_after(FIND_TIMEOUT_S):
+            return await self._link.callers.beside(find)
+        return None
+
     async def _identify(self, connection: _Connection, domain: DomainXml) -> None:
-        """Which process it is, and with that whether this is another boot than the one that we knew."""
-        process = None
-        if is_local(self._link.uri):
-            find = partial(find_qemu, self.name, domain.uuid, domain.qemu_user, run_folders())
-            process = await self._link.callers.beside(find)
-        self._qemu = process
+        """Whether this is another boot than the one that we knew, by the process."""
+        process = self._qemu
+        if domain.qemu_user and (process is None or not belongs_to(process, domain.qemu_user)):
+            self._qemu = process = await self._find(connection.start, domain.qemu_user)
         now_s = self._clock.now()
         began_s = now_s - (age_s(process) if process else 0.0)
         if self._boots.connected(process, began_s, now_s):
@@ -319,7 +363,9 @@ class LibvirtVm:
     async def _run_state(self, connection: _Connection, statistics: Mapping[str, Any], busy: bool) -> RunState:
         lib = self._link.lib
         state, reason = statistics.get("state.state"), statistics.get("state.reason")
-        if connection.job and not busy:  # what occupies the domain would keep this request waiting, too
+        if connection.job:
+            if busy:  # what occupies the domain would keep the question waiting, too, and may be the job itself
+                return RunState.MIGRATING
             kind = (await self._call(connection, "job", lambda domain: domain.jobInfo()))[0]
             connection.job = kind in (lib.VIR_DOMAIN_JOB_BOUNDED, lib.VIR_DOMAIN_JOB_UNBOUNDED)
             if connection.job:
@@ -346,6 +392,14 @@ def _look_up(caller: Caller, name: str) -> Start:
     """In a worker thread."""
     domain = caller.connection.lookupByName(name)
     return Start(name, domain.UUIDString(), domain.ID())
+
+
+def _of_start(caller: Caller, start: Start) -> Any:
+    """In a worker thread, which may come late: the domain, where this is still its start. Raises VmGone."""
+    domain = caller.connection.lookupByUUIDString(start.uuid)  # a known handle would have the id of then
+    if domain.ID() != start.number:
+        raise VmGone(f"{start.name}: was started anew")
+    return domain
 
 
 def _arrived(lib: Any, state: int, reason: int) -> bool:

@@ -161,7 +161,8 @@ class Operations:
     # --- room for a machine that is about to start --------------------------------------------------------
 
     async def _reserve(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Begin to make room: `guest` (no guest yet), `size` and `weight` as in the settings, `timeout_s`, `hold_s`."""
+        """Begin to make room: `guest` (no guest yet), `size` and `weight` as in the settings, `timeout_s`, `hold_s`;
+        `settled`, where it boots with less than its size, is what it will have then."""
         coordinator = self._coordinator
         if coordinator.observe:
             raise ValueError("observing: nothing is moved, so no room can be made")
@@ -170,24 +171,25 @@ class Operations:
             raise ValueError(f"guest = {as_toml(name)}: allowed is the machine's name")
         try:
             size_kib = from_text(DEFAULT_KEYS, "maximum", str(arguments.get("size")))
+            settled_kib = from_text(DEFAULT_KEYS, "maximum", str(arguments.get("settled", arguments.get("size"))))
             weight = from_text(DEFAULT_KEYS, "weight", str(arguments.get("weight", 5000)))
         except Wrong as wrong:
-            raise ValueError(f"size or weight: {wrong}") from wrong
+            raise ValueError(f"size, settled or weight: {wrong}") from wrong
         timeout_s = _seconds(arguments, "timeout_s", 30.0, LONGEST_TIMEOUT_S)
         hold_s = _seconds(arguments, "hold_s", DEFAULT_HOLD_S, LONGEST_HOLD_S)
         reservations = coordinator.reservations
         if len(list(reservations)) >= PENDING_MOST:
             raise ValueError(f"{PENDING_MOST} reservations wait already")
         now_s = coordinator.now()
-        wanted = Reservation(name, size_kib, weight, now_s, timeout_s, hold_s)
+        settled_kib = min(size_kib, settled_kib)
+        wanted = Reservation(name, size_kib, weight, now_s, timeout_s, hold_s, settled_kib=settled_kib)
         if name in coordinator.guests and is_there(coordinator.guests[name].record.snapshot(now_s)):
             raise ValueError(f"{name} is there already, and booked")
         coordinator.turn(now_s)
         snapshot, _ = coordinator.last_turn()
-        before = reservations.get(name)
-        own_kib = before.size_kib if before is not None else 0  # kept until the new one stands in its place
-        others_kib = snapshot.host.reserved_kib - own_kib
-        if refused := refusal(replace(snapshot, host=replace(snapshot.host, reserved_kib=others_kib)), wanted):
+        # What stands for it already is kept until the new one stands in its place.
+        in_the_end = replace(snapshot.host, reserved_kib=reservations.settled_kib(name))
+        if refused := refusal(replace(snapshot, host=in_the_end), wanted):
             raise ValueError(refused)
         reservations.ask(wanted)
         coordinator.turn(now_s)

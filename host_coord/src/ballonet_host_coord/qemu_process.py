@@ -16,6 +16,8 @@ import psutil
 from .boots import Process
 
 SYSTEM_RUN = "/run/libvirt/qemu"
+SAME_S = 2.0
+"""When a process began is told by the wall clock, which is set now and then."""
 
 
 def run_folders() -> tuple[str, ...]:
@@ -38,6 +40,16 @@ def find_qemu(name: str, uuid: str, user: str, folders: Iterable[str]) -> Proces
             return process
     found = [process for process in psutil.process_iter() if _is_domain(process, uuid, uid)]
     return _known(found[0]) if len(found) == 1 else None
+
+
+def belongs_to(process: Process, user: str = "") -> bool:
+    """Whether the process is still there, and this user's where we know whom that means."""
+    uid = _uid(user)
+    with suppress(psutil.Error, ValueError):
+        now = psutil.Process(process.pid)
+        same = abs(now.create_time() - process.began_wall_s) < SAME_S
+        return same and (uid is None or bool(now.uids().real == uid))
+    return False
 
 
 def age_s(process: Process) -> float:

@@ -37,6 +37,9 @@ class Reservation:
     timeout_s: float
     hold_s: float = DEFAULT_HOLD_S
     held_since_s: float | None = None
+    settled_kib: int | None = None
+    """What it will be booked with once its driver has answered, where it boots with less than its size: the rest comes
+    back soon enough for whoever may wait."""
 
     @property
     def is_held(self) -> bool:
@@ -69,6 +72,11 @@ class Reservations:
     @property
     def held_kib(self) -> int:
         return sum(item.size_kib for item in self._all.values() if item.is_held)
+
+    def settled_kib(self, besides: str) -> int:
+        """What all but this one will have in the end."""
+        others = (item for item in self._all.values() if item.name != besides)
+        return sum(item.size_kib if item.settled_kib is None else item.settled_kib for item in others)
 
     def ask(self, reservation: Reservation) -> None:
         """Enter it as pending; one for the same name takes the place of the one before, and keeps what that holds."""
@@ -154,7 +162,8 @@ def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
 
 
 def refusal(snapshot: Snapshot, wanted: Reservation) -> str:
-    """Why it cannot be had, with the numbers; empty where it can. `snapshot.host.reserved_kib` is without it."""
+    """Why it cannot be had, with the numbers; empty where it can. `snapshot.host.reserved_kib` is without it, and with
+    what the others will have in the end."""
     share_kib = share_of_start_kib(snapshot, wanted.size_kib, wanted.weight)
     if share_kib >= wanted.size_kib:
         return ""

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from .attendant import Attendant
-from .guest_rules import amended, settings_for
+from .guest_rules import amended, sane_policy, settings_for
 from .model import Domain, GuestRules, GuestSettings, RunState
 
 log = logging.getLogger("ballonet")
@@ -41,6 +41,8 @@ class Roster:
         self._scopes: dict[str, trio.CancelScope] = {}
         self._named: dict[str, GuestSettings] = {}
         self._domains: dict[str, Domain] = {}
+        self._policies: dict[str, dict[str, str]] = {}
+        """What each domain's metadata said last that could be taken."""
         self._leaving: set[str] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -75,6 +77,7 @@ class Roster:
         self._named = wanted
         for name in wanted:
             if self._domains.pop(name, None) is not None:  # reached another way from now on
+                self._policies.pop(name, None)
                 self._leaving.discard(name)
                 self._end(name)
             self.refresh(name)
@@ -92,7 +95,11 @@ class Roster:
                     self._attendants[name].record.notes = (NAMED_TWICE,)
                 continue
             self._leaving.discard(name)
+            known = self._domains.get(name)
+            before = self._policies.get(name, {}) if known is not None and known.uuid == domain.uuid else {}
             self._domains[name] = domain
+            # One that cannot be read just now has said nothing new.
+            self._policies[name] = before if domain.fault else sane_policy(domain, before)
             self.refresh(name)
         self.let_go()
 
@@ -112,7 +119,7 @@ class Roster:
 
     def _settled(self, name: str, changed: Mapping[str, Any]) -> tuple[GuestSettings, list[str]]:
         if domain := self._domains.get(name):
-            return settings_for(self._rules, domain, changed)
+            return settings_for(self._rules, domain, changed, self._policies.get(name))
         return amended(self._named[name], changed)
 
     def let_go(self) -> None:
@@ -121,6 +128,7 @@ class Roster:
             if self._attendants[name].record.vm.run_state is RunState.ABSENT:
                 self._leaving.discard(name)
                 self._domains.pop(name)
+                self._policies.pop(name, None)
                 self._end(name)
                 self._gone(name)
 
