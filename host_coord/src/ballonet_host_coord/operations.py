@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .choices import Choices
+from .control import NoRoom
 from .ports import PortError
 from .reservations import (
     DEFAULT_HOLD_S,
@@ -187,7 +188,7 @@ class Operations:
         if refused := refusal(snapshot, wanted):
             if before is not None:
                 reservations.ask(before)
-            raise ValueError(refused)
+            raise NoRoom(refused)
         reservations.ask(wanted)
         coordinator.turn(now_s)
         return self._state_of(name)
