@@ -196,6 +196,7 @@ class FakeConnection:
         return self.libvirt.running[name]
 
     def lookupByUUIDString(self, uuid: str) -> FakeDomain:
+        self.libvirt.looked_up += 1
         if not self.alive:
             raise libvirtError("internal error: client socket is closed", 1)
         for domain in self.libvirt.running.values():
@@ -236,6 +237,8 @@ class FakeLibvirt:
         self.connections: list[FakeConnection] = []
         self.heard: list[str] = []
         self.targets: list[tuple[str, int]] = []
+        self.looked_up = 0
+        """How often a domain was found by its uuid."""
         self.starting: set[str] = set()
         """For these libvirtd runs a hook: what asks for them, or for all, waits (measured in libvirt 9.0)."""
         self.hangs = False

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -51,6 +51,8 @@ from .slider import tuning
 from .snapshot import decision_to_json, snapshot_to_json
 
 log = logging.getLogger("ballonet")
+
+_T = TypeVar("_T")
 
 DECIDE_EVERY_S = 1.0
 DISCOVER_AGAIN_S = 2.0
@@ -115,23 +117,28 @@ class Coordinator:
         return Attendant(record, where.vm(guest.name), self)
 
     def _values_for(self, name: str) -> Mapping[str, Any]:
+        """What the operator has set for a guest. Raises PortError."""
+        return self._read(lambda: self._choices.values_for(name))
+
+    def _recall(self, record: GuestRecord) -> None:
+        """What else the operator chose for a guest that is new to us. Raises PortError."""
+        name, choices = record.name, self._choices
+        released, paused, yielded = self._read(
+            lambda: (choices.is_released(name), choices.is_paused(name), choices.yielded(name))
+        )
+        record.released = record.released or released
+        record.paused = record.paused or paused
+        record.yielded = record.yielded or yielded
+
+    def _read(self, ask: Callable[[], _T]) -> _T:
         """Raises PortError; at once where the store has just failed, since hundreds of guests may be asked about."""
         if self.clock.now() < self._state_again_s:
             raise PortError(self._state_fault)
         try:
-            return self._choices.values_for(name)
+            return ask()
         except PortError as error:
             self._state_fault, self._state_again_s = str(error), self.clock.now() + READ_AGAIN_S
             raise
-
-    def _recall(self, record: GuestRecord) -> None:
-        """What the operator chose for a guest that is new to us. Raises PortError."""
-        released, paused, yielded = (
-            ask(record.name) for ask in (self._choices.is_released, self._choices.is_paused, self._choices.yielded)
-        )
-        record.released = record.released or bool(released)
-        record.paused = record.paused or bool(paused)
-        record.yielded = record.yielded or str(yielded)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""

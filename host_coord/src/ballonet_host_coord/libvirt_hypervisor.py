@@ -193,6 +193,7 @@ class LibvirtHypervisor:
 def running_domains(caller: Caller) -> list[Start]:
     """In a worker thread."""
     domains = caller.connection.listAllDomains(caller.lib.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    caller.know(domains)
     return [Start(domain.name(), domain.UUIDString(), domain.ID()) for domain in domains]
 
 
