@@ -138,7 +138,7 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
         await hypervisor.changed()
         fake.heard.clear()
         assert (await hypervisor.domains())[1] == Domain("web", web.uuid, 1048576, 1048576, (("weight", "9000"),))
-        assert fake.heard.count("XMLDesc") == 1
+        assert fake.heard.count("XMLDesc") == 2  # as it runs and as it is defined
         del fake.running["web"]
         fake.lifecycle(web, fake.VIR_DOMAIN_EVENT_STOPPED)
         await hypervisor.changed()
@@ -150,7 +150,7 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
 
 
 def test_starts_and_ends_are_followed_while_a_hook_keeps_the_list_waiting() -> None:
-    """Domains that come up while others wait in their hooks for room are found by their events: who waits for their boot
+    """Domains that come up while others wait in their hooks for room are found by events: who waits for their boot
     claims would otherwise wait for them to be listed, and the list for who waits. A new connection lists anew."""
 
     async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
@@ -192,6 +192,21 @@ def test_a_start_that_cannot_be_looked_up_is_looked_up_again() -> None:
         fake.slow_lookups.clear()
         await hypervisor.changed()
         assert [domain.name for domain in await hypervisor.domains()] == ["fine", "slow"]
+
+    run(test)
+
+
+def test_a_domain_boots_with_what_its_definition_says() -> None:
+    """Not with what its balloon leaves it just now, as its live XML says; a transient one, with all that it has."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        defined, transient, odd = (fake.domain(name) for name in ("defined", "transient", "odd"))
+        for domain in (defined, transient, odd):
+            domain.xml = domain.xml.replace("<currentMemory>1048576", "<currentMemory>300000")
+        defined.definition = defined.definition.replace("<currentMemory>1048576", "<currentMemory>700000")
+        transient.definition, odd.definition = "", "<domain/>"
+        found = {domain.name: domain.startup_kib for domain in await hypervisor.domains()}
+        assert found == {"defined": 700_000, "transient": 1_048_576, "odd": 1_048_576}
 
     run(test)
 

@@ -4,7 +4,7 @@ All VMs share one bulk call per poll (`domainListGetStats`): 500 guests that are
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
 that hangs is given up after a second and repeated without that domain (`_ask`). It names the domains that it is about:
 while libvirtd runs a hook for one that starts, whatever asks for *all* domains waits for that hook (m), and a hook that
-asks us for room waits for what the polls of the others are to free. So does a start that waits for another's boot claim:
+asks us for room waits for what the polls of the others free. So does a start that waits for another's boot claim:
 discovery lists once for each connection, and follows the events from then on.
 
 Its `balloon.current` is what libvirt heard last from QEMU's BALLOON_CHANGE, which comes once a second at most: up to a
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -66,6 +67,7 @@ class LibvirtHypervisor:
         link.on_event = self._on_event
         self._vms: dict[str, LibvirtVm] = {}
         self._xml: dict[str, tuple[int, DomainXml | DomainXmlError]] = {}
+        self._startup_kib: dict[str, int] = {}
         self._xml_changes = 0
         self._names: tuple[str, ...] = ()
         self._running: dict[str, Start] = {}
@@ -105,6 +107,7 @@ class LibvirtHypervisor:
             if domain is not None:
                 found.append(domain)
         self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in self._running}
+        self._startup_kib = {uuid: kib for uuid, kib in self._startup_kib.items() if uuid in self._running}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
         return tuple(found)
@@ -134,9 +137,10 @@ class LibvirtHypervisor:
         known = self._xml.get(start.uuid)
         if known is None or known[0] != start.number:
             changes = self._xml_changes
-            text = await self.link.call(f"{start.name}: XML", lambda caller: caller.domain(start.uuid).XMLDesc(0))
+            live, defined = await self.link.call(f"{start.name}: XML", partial(live_and_defined, uuid=start.uuid))
             try:
-                known = (start.number, parse_domain(text))
+                known = (start.number, parse_domain(live))
+                self._startup_kib[start.uuid] = _startup_kib(known[1], defined)
             except DomainXmlError as error:
                 known = (start.number, error)
             if changes == self._xml_changes:  # else it may have been written before what changed
@@ -179,7 +183,7 @@ class LibvirtHypervisor:
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return Domain(name, uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
+            return Domain(name, uuid, xml.ram_kib, self._startup_kib[uuid], xml.policy)
         except VmAbsent:
             return None
         except VmGone:
@@ -236,7 +240,24 @@ def _running_start(caller: Caller, uuid: str) -> Start:
 def running_domains(caller: Caller) -> list[Start]:
     """In a worker thread."""
     domains = caller.connection.listAllDomains(caller.lib.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    caller.know(domains)
     return [Start(domain.name(), domain.UUIDString(), domain.ID()) for domain in domains]
+
+
+def live_and_defined(caller: Caller, uuid: str) -> tuple[str, str]:
+    """In a worker thread: the domain's XML as it runs and as it is defined; the latter empty where it is transient."""
+    domain = caller.domain(uuid)
+    live = domain.XMLDesc(0)
+    return live, domain.XMLDesc(caller.lib.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else ""
+
+
+def _startup_kib(live: DomainXml, untrusted_defined: str) -> int:
+    """What it boots with, as its definition says: in its live XML `currentMemory` is the balloon's present size, from
+    the first moment on (m). Of a transient domain it cannot be told; then all that it has."""
+    with suppress(DomainXmlError):
+        if untrusted_defined:
+            return parse_domain(untrusted_defined).current_memory_kib
+    return live.ram_kib
 
 
 def statistics_of(caller: Caller, uuids: Iterable[str]) -> dict[str, Mapping[str, Any]]:

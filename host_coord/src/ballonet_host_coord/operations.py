@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .choices import Choices
+from .control import NoRoom
 from .ports import PortError
 from .reservations import (
     DEFAULT_HOLD_S,
@@ -190,7 +191,7 @@ class Operations:
         # What stands for it already is kept until the new one stands in its place.
         in_the_end = replace(snapshot.host, reserved_kib=reservations.settled_kib(name))
         if refused := refusal(replace(snapshot, host=in_the_end), wanted):
-            raise ValueError(refused)
+            raise NoRoom(refused)
         reservations.ask(wanted)
         coordinator.turn(now_s)
         return self._state_of(name)
