@@ -13,6 +13,7 @@ from .debian_course import APT_WITHIN_S, FILES, Course
 from .plain_image import MIRROR_AT
 
 SERVICE, SOCKET = "ballonet.service", "ballonet.socket"
+UNITS = f"{SERVICE} {SOCKET}"
 PATH = "/run/ballonet/control.sock"
 CONFIG = "/etc/ballonet/coordinator.toml"
 PACKAGE = "ballonet-host-coord"
@@ -33,7 +34,7 @@ WATCHDOG_S = 8
 """In the place of the unit's 30 s; less is what an emulated guest may need for a turn."""
 AS_NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
 AS_MEMBER = "setpriv --reuid=65534 --regid=65534 --groups=$(getent group ballonet | cut -d: -f3)"
-IN_GUEST = Path(__file__).parent / "in_guest"
+SLOW_QEMU = Path(__file__).parent / "in_guest" / "slow_qemu.py"
 FAKE_QEMU = Path(__file__).parents[1] / "host_coord" / "fake_qemu.py"
 ASKER = """
 import os, sys, time, trio
@@ -45,6 +46,7 @@ while not os.path.exists(sys.argv[1]):
     time.sleep(0.1)
 print("answered", answered)
 """
+NEWER_LIST = "/etc/apt/sources.list.d/newer.list"
 ENOUGH = "/run/vm/enough"
 
 
@@ -57,7 +59,7 @@ async def install_host(course: Course) -> None:
     await course.note("host: files before", FILES)
     await course.shell.run("apt-get update")
     await course.note("host: install", f"apt-get install -y --no-install-recommends {PACKAGE}", APT_WITHIN_S)
-    await course.note("host: units installed", f"systemctl is-enabled {SERVICE} {SOCKET}; systemctl is-active {SERVICE} {SOCKET}")
+    await course.note("host: units installed", f"systemctl is-enabled {UNITS}; systemctl is-active {UNITS}")
     await course.note("host: failed", "systemctl --failed --no-legend --plain")
     await course.note("host: missing", f"dpkg -L {PACKAGE} | while read -r path; do test -e $path || echo $path; done")
 
@@ -66,8 +68,8 @@ async def start_host(course: Course) -> None:
     """With machines of another user, whose sockets only that user may open."""
     run = course.shell.run
     await run(f"install -d -m 700 -o nobody -g nogroup /run/vm && mkdir -p {CONFIG.rpartition('/')[0]}")
-    for name, text in (("fake_qemu.py", FAKE_QEMU.read_text()), ("slow_qemu.py", (IN_GUEST / "slow_qemu.py").read_text())):
-        await run(write(f"/run/vm/{name}", text))
+    for file in (FAKE_QEMU, SLOW_QEMU):
+        await run(write(f"/run/vm/{file.name}", file.read_text()))
     await run("systemd-run -q --unit=slow-qemu -p User=nobody -p Group=nogroup python3 /run/vm/slow_qemu.py /run/vm")
     await run(write(CONFIG, SETTINGS))
     await course.shell.until("test -S /run/vm/web.qmp")
@@ -112,21 +114,22 @@ async def mistreat_host(course: Course) -> None:
     pids.append(await _other_than(course, pids[-1]))
     await course.note("host: journal bitten", f"journalctl --no-pager -o cat -u {SERVICE} | tail -20")
     await run(f"rm -r {dropin} && systemctl daemon-reload")
-    await run(f"echo 'deb [trusted=yes] file:{MIRROR_AT}/newer ./' >/etc/apt/sources.list.d/newer.list && apt-get update")
+    await run(f"echo 'deb [trusted=yes] file:{MIRROR_AT}/newer ./' >{NEWER_LIST} && apt-get update")
     await course.note("host: upgrade", f"apt-get install -y --no-install-recommends {PACKAGE}", APT_WITHIN_S)
     pids.append(await _other_than(course, pids[-1]))
     await run(f"touch {ENOUGH}")
     await course.shell.until("grep -q code /run/asked")
     await course.note("host: asked meanwhile", "cat /run/asked")
-    await course.note("host: same socket", f"test $(cat /run/vm/inode) = $(stat -c %i {PATH}) && systemctl is-active {SOCKET}")
+    await course.note("host: same socket", f"stat -c %i {PATH} | cmp - /run/vm/inode && systemctl is-active {SOCKET}")
     course.seen.host_pids = [int(pid) for pid in pids]
 
 
 async def _other_than(course: Course, pid: str) -> str:
     """The process that serves after this one, once it is ready."""
     show = f"systemctl show -P MainPID {SERVICE}"
-    wait = f"for i in $(seq 300); do systemctl is-active -q {SERVICE} && [ $({show}) != {pid} ] && exec {show}; sleep 0.2; done"
-    return await course.shell.run(f"{wait}; systemctl status --no-pager {SERVICE} {SOCKET}; exit 1", 180)
+    there = f"systemctl is-active -q {SERVICE} && [ $({show}) != {pid} ]"
+    wait = f"for i in $(seq 300); do {there} && exec {show}; sleep 0.2; done"
+    return await course.shell.run(f"{wait}; systemctl status --no-pager {UNITS}; exit 1", 180)
 
 
 async def break_host(course: Course) -> None:
@@ -134,7 +137,7 @@ async def break_host(course: Course) -> None:
     await course.shell.run(write(CONFIG, SETTINGS.replace('budget = "2G"', "slider = 200")))
     await course.note("host: start with a fault", f"systemctl restart {SERVICE}")
     await course.note("host: asked with a fault", f"{AS_MEMBER} ballonet status")
-    await course.note("host: units with a fault", f"systemctl is-active {SERVICE} {SOCKET}")
+    await course.note("host: units with a fault", f"systemctl is-active {UNITS}")
     await course.shell.run(write(CONFIG, SETTINGS))
     await course.note("host: asked before it runs", f"{AS_MEMBER} ballonet status --json")
     await course.note("host: started by a question", f"systemctl is-active {SERVICE}")
@@ -146,7 +149,7 @@ async def stop_host(course: Course) -> None:
     await course.shell.run("rm -f /run/vm/deflated")
     await course.note("host: stop", f"systemctl stop {SOCKET}", 120)
     await course.note("host: deflated", "cat /run/vm/deflated")
-    await course.note("host: stopped", f"systemctl show -P Result -P ActiveState {SERVICE}; test ! -e {PATH} && echo no socket")
+    await course.note("host: stopped", f"systemctl show -P Result -P ActiveState {SERVICE}; ls -A /run/ballonet")
     await course.note("host: journal", f"journalctl --no-pager -o cat -u {SERVICE}")
     await course.note("host: denied", "journalctl --no-pager -k -o cat | grep -E 'type=1326|DENIED|segfault' || true")
 
@@ -155,11 +158,13 @@ async def purge_host(course: Course) -> None:
     """Removed while it runs."""
     await course.shell.run(f"systemctl start {SERVICE}")
     await course.note("host: remove", f"apt-get remove -y {PACKAGE}", APT_WITHIN_S)
-    await course.note("host: after remove", f"systemctl is-active {SERVICE} {SOCKET}; ls {PATH} {CONFIG}; systemctl --failed --no-legend --plain")
+    await course.note("host: after remove", f"systemctl is-active {UNITS}; ls -d {PATH} {CONFIG}")
+    await course.note("host: failed after remove", "systemctl --failed --no-legend --plain")
     await course.note("host: purge", f"apt-get purge -y {PACKAGE} && apt-get autoremove -y --purge", APT_WITHIN_S)
-    await course.shell.run("systemctl stop slow-qemu; rm -r /run/vm /run/asked /etc/apt/sources.list.d/newer.list; apt-get update")
+    await course.shell.run(f"systemctl stop slow-qemu; rm -r /run/vm /run/asked {NEWER_LIST}; apt-get update")
     await course.note("host: files after", FILES)
-    await course.note("host: left", "getent group ballonet; systemctl list-units --all --no-legend --plain 'ballonet*'; ls -d /run/ballonet")
+    units = "systemctl list-units --all --no-legend --plain 'ballonet.*'"
+    await course.note("host: left", f"getent group ballonet; {units}; ls -A /run/ballonet")
 
 
 SCENES = (install_host, start_host, reload_host, mistreat_host, break_host, stop_host, purge_host)
