@@ -29,7 +29,7 @@ PROJECTS = {
 DATA = {
     "protocol": ["vectors/*.json", "vectors/README.md"],
     "guest_agent": ["share/*.service", "share/*.rules", "share/*.sysusers", "share/*.conf"],
-    "host_coord": ["share/*.service", "share/*.toml", "demo/share/*"],
+    "host_coord": ["share/*.service", "share/*.socket", "share/*.sysusers", "share/*.toml", "demo/share/*"],
 }
 
 

@@ -378,7 +378,7 @@ def test_observe_reaches_the_service(config: str, monkeypatch: pytest.MonkeyPatc
     """The flag, and its environment variable, decide whether anything is moved."""
     served = []
 
-    async def serve(settings: object, *, observe: bool, source: object) -> None:
+    async def serve(settings: object, *, observe: bool, source: object, passed: object) -> None:
         served.append(observe)
 
     monkeypatch.setattr("ballonet_host_coord.service.serve", serve)

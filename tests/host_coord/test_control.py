@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import re
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ import trio
 import trio.testing
 
 from ballonet_host_coord import control
+from ballonet_host_coord.activation import turn_away
 from ballonet_host_coord.control import ControlError, Unreachable, request, serve_control
 
 
@@ -211,3 +213,172 @@ def test_stranger_at_the_socket_is_said(tmp_path: Path, answer: bytes | None, wo
                 nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01), strict_exception_groups=True)
+
+
+# --- with systemd's socket --------------------------------------------------------------------------------
+
+
+def systemds(path: Path) -> socket.socket:
+    """As it comes from systemd: bound, with its mode, and listened at before any coordinator runs."""
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(path))
+    os.chmod(path, 0o660)
+    made.listen(32)
+    return made
+
+
+def test_who_asks_before_the_service_runs_is_answered_by_it(tmp_path: Path) -> None:
+    """systemd's socket is served as it is, and stays there when the coordinator ends: the next one answers at it."""
+    path = tmp_path / "control"
+    held = systemds(path)
+    inode = path.stat().st_ino
+    answers = []
+
+    async def ask() -> None:
+        answers.append(await request(str(path), "status"))
+
+    async def main() -> None:
+        async with trio.open_nursery() as asking:
+            for _ in range(2):
+                asking.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                async with trio.open_nursery() as nursery:
+                    passed = [held.dup()]
+                    await nursery.start(
+                        lambda passed, task_status: serve_control(
+                            str(path), echo, passed=passed, task_status=task_status
+                        ),
+                        passed,
+                    )
+                    with trio.fail_after(60):
+                        await request(str(path), "status")
+                    nursery.cancel_scope.cancel()
+                assert path.stat().st_ino == inode
+
+    trio.run(main, strict_exception_groups=True)
+    assert answers == [{"op": "status"}] * 2
+    held.close()
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [("nogroup", "SocketGroup=nogroup"), ("nobody has this", "is not used"), (None, "")],
+)
+def test_the_group_of_systemds_socket_is_systemds(
+    tmp_path: Path, group: str | None, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`control_group` changes nothing there, and an operator who believes otherwise is told what does."""
+    path = tmp_path / "control"
+    before = systemds(path)
+    owner = path.stat().st_gid
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                lambda task_status: serve_control(
+                    str(path), echo, group=group, passed=[before], task_status=task_status
+                )
+            )
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, strict_exception_groups=True)
+    assert path.stat().st_gid == owner
+    assert bool(caplog.messages) == bool(words)
+    assert re.search(words, caplog.text)
+
+
+def test_a_socket_at_another_path_is_served_beside_the_settings_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where systemd and the settings disagree nobody who asks hangs, and the journal says what to make equal."""
+    held = systemds(tmp_path / "systemds")
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                lambda task_status: serve_control(
+                    str(tmp_path / "ours"), echo, passed=[held], task_status=task_status
+                )
+            )
+            with trio.fail_after(60):
+                for name in ("systemds", "ours"):
+                    assert await request(str(tmp_path / name), "status") == {"op": "status"}
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, strict_exception_groups=True)
+    assert not (tmp_path / "ours").exists()
+    assert (tmp_path / "systemds").exists()
+    assert "ListenStream=" in caplog.text
+
+
+def test_a_socket_that_lost_its_path_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """systemd goes on listening at a socket that somebody removed: nobody gets in, and the way out is said."""
+    held = systemds(tmp_path / "control")
+    (tmp_path / "control").unlink()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                lambda task_status: serve_control(
+                    str(tmp_path / "control"), echo, passed=[held], task_status=task_status
+                )
+            )
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, strict_exception_groups=True)
+    assert "systemctl restart ballonet.socket" in caplog.text
+
+
+def test_a_coordinator_that_ends_is_not_the_last_one_asked(tmp_path: Path) -> None:
+    """Who loses the coordinator before an answer asks again; after some times that is told instead."""
+    path = tmp_path / "control"
+    held = systemds(path)
+    let_go = 0
+
+    async def main(times: int) -> Any:
+        nonlocal let_go
+        let_go = 0
+
+        async def systemd() -> None:
+            nonlocal let_go
+            listening = trio.socket.from_stdlib_socket(held.dup())
+            with listening:
+                while let_go < times:
+                    client, _ = await listening.accept()
+                    client.close()
+                    let_go += 1
+                await serve_control(str(path), echo, passed=[held.dup()])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(systemd)
+            try:
+                return await request(str(path), "status")
+            finally:
+                nursery.cancel_scope.cancel()
+
+    clock = trio.testing.MockClock(autojump_threshold=0.01)
+    assert trio.run(main, control.ATTEMPTS - 1, clock=clock) == {"op": "status"}
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(main, 100, clock=trio.testing.MockClock(autojump_threshold=0.01), strict_exception_groups=True)
+    assert caught.group_contains(Unreachable, match="systemctl status ballonet.service")
+    assert let_go == control.ATTEMPTS
+    held.close()
+
+
+def test_who_is_turned_away_hears_why(tmp_path: Path) -> None:
+    """A service that will not serve is no coordinator: its reason is the message, and it is asked once."""
+    path = tmp_path / "control"
+    held = systemds(path)
+
+    async def main() -> None:
+        async def asks() -> None:
+            with pytest.raises(Unreachable, match=r"^the coordinator does not start: c\.toml: x$"):
+                await request(str(path), "status")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asks)
+            await trio.testing.wait_all_tasks_blocked()
+            assert turn_away([held], "the coordinator does not start: c.toml: x") == 1
+
+    trio.run(main, strict_exception_groups=True)
+    held.close()

@@ -29,7 +29,10 @@ SYSTEM_FILES = {
         "lib/systemd/system/ballonet-guest-agent.service", "lib/udev/rules.d/60-ballonet-guest-agent.rules",
         "usr/lib/sysusers.d/ballonet-guest-agent.conf", "etc/ballonet/agent.conf",
     },
-    HOST: {"lib/systemd/system/ballonet.service"},
+    HOST: {
+        "lib/systemd/system/ballonet.service", "lib/systemd/system/ballonet.socket",
+        "usr/lib/sysusers.d/ballonet-host-coord.conf",
+    },
 }  # fmt: skip
 # Debian 12's versions, where they are not the ones of the machine that runs the tests.
 DEBIAN_12 = {
@@ -158,6 +161,8 @@ def test_the_settings_file_is_a_conffile(debs: dict[str, Path]) -> None:
         ("usr/lib/sysusers.d/ballonet-guest-agent.conf", f"{AGENT_SHARE}/ballonet-guest-agent.sysusers"),
         ("etc/ballonet/agent.conf", f"{AGENT_SHARE}/agent.conf"),
         ("lib/systemd/system/ballonet.service", f"{HOST_SHARE}/ballonet.service"),
+        ("lib/systemd/system/ballonet.socket", f"{HOST_SHARE}/ballonet.socket"),
+        ("usr/lib/sysusers.d/ballonet-host-coord.conf", f"{HOST_SHARE}/ballonet.sysusers"),
     ],
 )  # fmt: skip
 def test_system_files_are_those_of_the_wheel(file: str, source: str, unpacked: Path) -> None:
@@ -197,14 +202,15 @@ def test_the_port_starts_the_agent(unpacked: Path) -> None:
     assert "u _ballonet-agent " in (unpacked / "usr/lib/sysusers.d/ballonet-guest-agent.conf").read_text()
 
 
-@pytest.mark.parametrize("unit", ["ballonet-guest-agent.service", "ballonet.service"])
+@pytest.mark.parametrize("unit", ["ballonet-guest-agent.service", "ballonet.service", "ballonet.socket"])
 def test_systemd_understands_the_unit(unit: str, unpacked: Path, tmp_path: Path, need: Need) -> None:
     """`systemd-analyze verify` has nothing to say: no unknown setting, no command or page that is missing."""
     need("systemd-analyze", "man")
-    text = (unpacked / "lib/systemd/system" / unit).read_text()
     # The command is looked for on the system's path, where the package would have it.
     assert (unpacked / "usr/bin/ballonet").exists()
-    (tmp_path / unit).write_text(text.replace("ExecStart=ballonet ", f"ExecStart={unpacked}/usr/bin/ballonet "))
+    for name in {unit, "ballonet.service", "ballonet.socket"}:
+        text = (unpacked / "lib/systemd/system" / name).read_text()
+        (tmp_path / name).write_text(text.replace("ExecStart=ballonet ", f"ExecStart={unpacked}/usr/bin/ballonet "))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--recursive-errors=no", str(tmp_path / unit)],
         capture_output=True, text=True, check=False,

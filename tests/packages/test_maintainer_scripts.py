@@ -16,7 +16,7 @@ from .conftest import BINARIES
 AGENT, HOST = "ballonet-guest-agent", "ballonet-host-coord"
 UNIT = "ballonet-guest-agent.service"
 TRIGGER = "udevadm trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"
-WATCHED = ("systemctl", "udevadm", "deb-systemd-invoke", "userdel", "rm", "rmdir", "chown", "chmod")
+WATCHED = ("systemctl", "udevadm", "deb-systemd-invoke", "userdel", "groupdel", "rm", "rmdir", "chown", "chmod")
 QUIET = ("systemd-sysusers", "deb-systemd-helper", "py3compile", "pypy3compile", "py3clean", "getent")
 LIFE = (
     ["preinst", "install"], ["postinst", "configure", ""], ["prerm", "upgrade", "2"], ["postrm", "upgrade", "2"],
@@ -71,7 +71,7 @@ def test_nothing_is_called_without_systemd(name: str, debs: dict[str, Path], tmp
     """In a chroot, where neither systemd nor udev runs, every script ends well and asks neither for anything."""
     machine = Machine(debs[name], tmp_path, systemd=False, port=True)
     asked = [line for script, *words in LIFE for line in machine.run(script, *words)]
-    assert [line for line in asked if line.split()[0] not in ("userdel", "rm", "rmdir")] == []
+    assert [line for line in asked if line.split()[0] not in ("userdel", "groupdel", "rm", "rmdir")] == []
 
 
 def test_a_port_that_is_there_is_shown_to_udev(debs: dict[str, Path], tmp_path: Path) -> None:
@@ -92,20 +92,23 @@ def test_without_a_port_nothing_is_triggered(debs: dict[str, Path], tmp_path: Pa
 @pytest.mark.parametrize(("name", "unit"), [(AGENT, UNIT), (HOST, "ballonet.service")])
 def test_an_upgrade_restarts_what_runs(name: str, unit: str, debs: dict[str, Path], tmp_path: Path) -> None:
     """An upgrade asks for one restart (which does nothing to what does not run), stops nothing before, and triggers
-    nothing: an agent that somebody stopped stays stopped."""
+    nothing: an agent that somebody stopped stays stopped. The control socket is left alone, so nobody is refused."""
     machine = Machine(debs[name], tmp_path, systemd=True, port=True, knows_rule=True)
     assert machine.run("prerm", "upgrade", "2") == []
     assert machine.run("preinst", "upgrade", "0") == []
     asked = machine.run("postinst", "configure", "0")
     assert asked[:2] == ["systemctl --system daemon-reload", f"deb-systemd-invoke restart {unit}"]
     assert TRIGGER not in asked
+    assert not [line for line in asked if "ballonet.socket" in line]
 
 
 @pytest.mark.parametrize(("name", "unit"), [(AGENT, UNIT), (HOST, "ballonet.service")])
 def test_a_removal_stops_the_service(name: str, unit: str, debs: dict[str, Path], tmp_path: Path) -> None:
-    """Removing stops the service before its files go, and tells systemd afterwards."""
+    """Removing stops the service before its files go, and tells systemd afterwards. The coordinator's socket goes
+    first: a question must not start the service again."""
     machine = Machine(debs[name], tmp_path, systemd=True, port=True)
-    assert machine.run("prerm", "remove") == [f"deb-systemd-invoke stop {unit}"]
+    stopped = ["ballonet.socket", unit] if name == HOST else [unit]
+    assert machine.run("prerm", "remove") == [f"deb-systemd-invoke stop {each}" for each in stopped]
     assert "systemctl --system daemon-reload" in machine.run("postrm", "remove")
 
 
@@ -129,11 +132,12 @@ def test_a_purge_takes_the_agents_user(debs: dict[str, Path], unpacked: Path, tm
 
 
 def test_a_purge_takes_the_coordinators_state_and_settings(debs: dict[str, Path], tmp_path: Path) -> None:
-    """A purge removes what the service kept and its settings, and the folder only if nothing else is in it."""
+    """A purge removes what the service kept, its settings and its group, and the folder only if nothing else is in it."""
     machine = Machine(debs[HOST], tmp_path, systemd=True)
-    assert machine.run("postrm", "remove") == ["systemctl --system daemon-reload"]
+    assert set(machine.run("postrm", "remove")) == {"systemctl --system daemon-reload"}
     assert machine.run("postrm", "purge") == [
         "rm -rf /var/lib/ballonet",
         "rm -rf /etc/ballonet/coordinator.toml /etc/ballonet/coordinator.d",
         "rmdir --ignore-fail-on-non-empty /etc/ballonet",
+        "groupdel ballonet",
     ]

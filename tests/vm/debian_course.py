@@ -65,6 +65,8 @@ class Seen:
     units: dict[str, Unit] = field(default_factory=dict)
     sessions: dict[str, Heard] = field(default_factory=dict)
     pids: list[int] = field(default_factory=list)
+    host_pids: list[int] = field(default_factory=list)
+    """The coordinator's processes, one after the other, while somebody asked without a pause."""
     answered: list[bool] = field(default_factory=list)
     """A PING before SIGSTOP, after it, and after SIGCONT."""
     bye: Bye | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from .plain_image import index, run, write_disk
 
 TREE = Path(__file__).resolve().parents[2]
-IN_A_GUEST = ("python3-ballonet-protocol", "ballonet-guest-agent")
+IN_A_GUEST = ("python3-ballonet-protocol", "ballonet-guest-agent", "ballonet-host-coord")
 MODULE = "usr/lib/python3/dist-packages/ballonet_guest_agent/__init__.py"
 NEWER = "99.0"
 MIRROR_SIZE = "64M"

@@ -24,8 +24,8 @@ from ballonet_host_coord.demo.image import MASKED, SUITE, Image, Say
 
 # Python is there as on most guests: apt can bring it too, and takes 60 s more under emulation (2026-11-24).
 PACKAGES = ("systemd", "systemd-sysv", "udev", "dbus", "python3", "linux-image-cloud-amd64")
-FROM_THE_MIRROR = ("python3-msgpack", "python3-click")
-"""What apt takes from Debian when it installs the agent, with what these depend on."""
+FROM_THE_MIRROR = ("python3-msgpack", "python3-click", "python3-psutil", "python3-trio")
+"""What apt takes from Debian when it installs our packages, with what these depend on."""
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 DISK_SIZE = "1200M"
 MIRROR_AT = "/mnt/mirror"

@@ -37,6 +37,7 @@ log = logging.getLogger("ballonet")
 POLL_EVERY_S = 1.0
 POLL_MOVING_S = 0.25
 """While a balloon moves its size is read four times a second: as often as its guest reports then."""
+LEAVE_WITHIN_S = 1.0
 CONNECT_RETRY_S = 1.0
 QUEUE_MOST = 64
 AGAIN_S = 5.0
@@ -97,7 +98,7 @@ class Attendant:
                 await trio.sleep(CONNECT_RETRY_S)
         finally:
             # Not before: a connection that is only slow is kept, with the events that wait in it.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN_S):
                 await self._vm.aclose()
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:

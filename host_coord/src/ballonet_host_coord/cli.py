@@ -15,8 +15,9 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -99,17 +100,27 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def serve(config: str, observe: bool, verbose: bool) -> None:
     """Run the coordinator in the foreground until SIGTERM or SIGINT."""
-    settings, source = _load(config)
+    from .activation import passed_sockets, turn_away
+
     _log_to_stderr(verbose)
+    passed = passed_sockets(os.environ, os.getpid())
+
+    def ends(faults: Sequence[str]) -> None:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        turn_away(passed, f"the coordinator does not start: {faults[0]}{more}")
+
+    settings, source = _load(config, ends)
     for warning in source.warnings:
         log.warning("%s: %s", config, warning)
     failed = False
     try:
-        trio.run(functools.partial(_serve, settings, observe, source), strict_exception_groups=True)
+        trio.run(functools.partial(_serve, settings, observe, source, passed), strict_exception_groups=True)
     except* (ControlError, PortError, OSError) as group:
         failed = True
-        for error in _leaves(group):
+        errors = [str(error) for error in _leaves(group)]
+        for error in errors:
             log.error("%s", error)
+        ends(errors)
     if failed:
         sys.exit(FAILED)
 
@@ -135,7 +146,11 @@ def check(config: str, settings_only: bool, as_json: bool) -> None:
 
     if settings_only and as_json:
         raise click.UsageError("say --settings-only or --json")
-    settings, source = _load(config, checking.faults_as_json if as_json else None)
+
+    def also_as_json(faults: Sequence[str]) -> None:
+        click.echo(checking.faults_as_json(list(faults)))
+
+    settings, source = _load(config, also_as_json if as_json else None)
     if settings_only:
         for warning in source.warnings:
             click.echo(f"{config}: {warning}", err=True)
@@ -242,13 +257,15 @@ def main() -> None:
     cli()
 
 
-async def _serve(settings: Settings, observe: bool, source: TomlSettings) -> None:
+async def _serve(
+    settings: Settings, observe: bool, source: TomlSettings, passed: Sequence[socket.socket]
+) -> None:  # fmt: skip
     # Imported here: commands that only ask a running coordinator need none of it.
     from . import service
 
     async with trio.open_nursery() as nursery:
         await nursery.start(_stop_on_signal, nursery.cancel_scope)
-        await service.serve(settings, observe=observe, source=source)
+        await service.serve(settings, observe=observe, source=source, passed=passed)
         nursery.cancel_scope.cancel()
 
 
@@ -265,9 +282,10 @@ async def _stop_on_signal(
 
 
 def _load(
-    config: str, as_json: Callable[[list[str]], str] | None = None
+    config: str, also: Callable[[Sequence[str]], None] | None = None
 ) -> tuple[Settings, TomlSettings]:  # fmt: skip
-    """The settings and where they come from. Ends the program where they have faults, with every fault said."""
+    """The settings and where they come from. Ends the program where they have faults, with every fault said; `also`
+    hears them, too."""
     source = TomlSettings(config, ProcHostMemory(SystemClock()))
     try:
         return source.load(), source
@@ -277,8 +295,8 @@ def _load(
         faults = [str(fault) for fault in error.faults]
         for fault in faults:
             click.echo(fault, err=True)
-        if as_json is not None:
-            click.echo(as_json(faults))
+        if also is not None:
+            also(faults)
         sys.exit(MISUSED)
 
 

@@ -5,6 +5,9 @@
 
 Whoever may open the socket may do everything, so its mode is 0660 and the operator chooses the group. Clients are
 people's commands: few, short and local. What they may cost is bounded by the limits below.
+
+Under systemd the socket is systemd's (activation.py): it is there before the service and while that is started again,
+and whoever asks then waits. Without it the service makes its own.
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import trio
+
+from .activation import is_at, name_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +36,12 @@ MOST_REPLY_BYTES = 16 << 20
 """A status has about 1 KiB per guest, a snapshot 2."""
 IDLE_TIMEOUT_S = 60.0
 """A client that says nothing, or does not read, for so long gives its place to another."""
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
+"""A service that is just started answers in one or two; one that stands still is ended by its watchdog in this time."""
+ATTEMPTS = 4
+AGAIN_AFTER_S = 0.5
+"""A coordinator that ends takes its clients with it. systemd lets go of those that waited, too, some milliseconds
+later, and holds whoever comes then for the next one."""
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[Any]]
 """Takes "op" and the request's other members. Raises LookupError, ValueError with a text for the operator."""
@@ -56,12 +67,30 @@ async def serve_control(
     handler: Handler,
     *,
     group: str | None = None,
+    passed: Sequence[socket.socket] = (),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer requests at `path` until cancelled; "started" means that clients are let in. Raises ControlError."""
-    await _make_way(path)
-    with _listen(path, group) as listening:
-        inode = os.stat(path).st_ino
+    """Answer requests at `path` until cancelled; "started" means that clients are let in. Raises ControlError.
+
+    What systemd `passed` is served as well, and where that is at `path` no socket is made: path, mode and group are
+    systemd's then, and stay when this ends.
+    """
+    with ExitStack() as opened:
+        listening = [opened.enter_context(trio.socket.from_stdlib_socket(each)) for each in passed]
+        inode = None
+        if any(is_at(each, path) for each in passed):
+            _look_at_systemds(path, group)
+        else:
+            for each in passed:
+                log.warning(
+                    "systemd listens at %s, [host] control is %s: both are served. Say the same in ListenStream= of "
+                    "ballonet.socket (systemctl edit)",
+                    name_of(each),
+                    path,
+                )
+            await _make_way(path)
+            listening.append(opened.enter_context(_listen(path, group)))
+            inode = os.stat(path).st_ino
         clients: list[trio.SocketStream] = []
 
         async def converse(stream: trio.SocketStream) -> None:
@@ -79,10 +108,31 @@ async def serve_control(
 
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(trio.serve_listeners, converse, [trio.SocketListener(listening)])
+                await nursery.start(trio.serve_listeners, converse, [trio.SocketListener(each) for each in listening])
                 task_status.started()
         finally:
-            _remove(path, inode)
+            if inode is not None:
+                _remove(path, inode)
+
+
+def _look_at_systemds(path: str, group: str | None) -> None:
+    """Say what about systemd's socket is not as an operator may believe."""
+    try:
+        group_id = os.stat(path).st_gid
+    except OSError as error:
+        way_out = "systemctl restart ballonet.socket"
+        log.error("%s: systemd listens, and nobody gets in: %s; %s", path, error.strerror, way_out)
+        return
+    wanted_id = -1
+    with suppress(KeyError):
+        wanted_id = grp.getgrnam(group).gr_gid if group is not None else group_id
+    if wanted_id != group_id:
+        log.warning(
+            "control_group = %s is not used: systemd makes %s; say SocketGroup=%s in ballonet.socket (systemctl edit)",
+            group,
+            path,
+            group,
+        )
 
 
 async def _make_way(path: str) -> None:
@@ -105,7 +155,8 @@ async def _make_way(path: str) -> None:
     except OSError as error:
         raise ControlError(f"{path}: {error.strerror}") from error
     else:
-        raise ControlError(f"{path}: another coordinator answers there")
+        systemd = "or systemd listens for it (systemctl stop ballonet.socket)"
+        raise ControlError(f"{path}: another coordinator answers there, {systemd}")
 
 
 def _listen(path: str, group: str | None) -> trio.socket.SocketType:
@@ -212,26 +263,52 @@ class _Lines:
 
 
 async def request(path: str, operation: str, arguments: dict[str, Any] | None = None) -> Any:
-    """The coordinator's result. Raises Unreachable, or NoRoom or another ControlError with its refusal."""
+    """The coordinator's result. Raises Unreachable, or NoRoom or another ControlError with its refusal.
+
+    Where a coordinator ends without an answer the next one is asked: no operation does harm by being done twice.
+    """
+    data = json.dumps({"op": operation, **(arguments or {})}).encode() + b"\n"
+    line: bytes | None = None
     try:
         with trio.fail_after(ANSWER_TIMEOUT_S):
-            async with await trio.open_unix_socket(path) as stream:
-                await stream.send_all(json.dumps({"op": operation, **(arguments or {})}).encode() + b"\n")
-                line = await _Lines(stream, MOST_REPLY_BYTES).next_line()
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    await trio.sleep(AGAIN_AFTER_S)
+                line = await _ask_once(path, data)
+                if line is not None:
+                    break
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise Unreachable(f"no coordinator runs at {path}; start it with `ballonet serve`") from error
     except PermissionError as error:
-        raise Unreachable(f"{path}: permission denied; be root, or in the group that control_group names") from error
-    except (OSError, trio.BrokenResourceError) as error:
+        raise Unreachable(f"{path}: permission denied; be root, or in the socket's group (ballonet)") from error
+    except OSError as error:
         raise Unreachable(f"{path}: {error}") from error
     except trio.TooSlowError as error:
         raise Unreachable(f"{path}: the coordinator did not answer within {ANSWER_TIMEOUT_S:g} s") from error
+    if line is None:
+        why = "each time the coordinator ended without an answer, or no coordinator answers there"
+        raise Unreachable(f"{path}: {why}; see systemctl status ballonet.service")
     try:
-        reply = json.loads(line or b"")
+        reply = json.loads(line)
         answered = bool(reply["ok"])
         content = reply["result"] if answered else str(reply["error"])
+        ended = not answered and bool(reply.get("ended"))
     except (ValueError, TypeError, KeyError) as error:
         raise Unreachable(f"{path}: what answers there is no coordinator") from error
+    if ended:
+        raise Unreachable(content)
     if not answered:
         raise NoRoom(content) if reply.get("no_room") is True else ControlError(content)
     return content
+
+
+async def _ask_once(path: str, data: bytes) -> bytes | None:
+    """The answer's line; None where the connection ends before there is one. Raises OSError."""
+    async with await trio.open_unix_socket(path) as stream:
+        # Who turns clients away does not wait to hear what they want: the answer may be there all the same.
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(data)
+        try:
+            return await _Lines(stream, MOST_REPLY_BYTES).next_line()
+        except trio.BrokenResourceError:
+            return None

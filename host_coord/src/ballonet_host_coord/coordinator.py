@@ -58,6 +58,8 @@ DECIDE_EVERY_S = 1.0
 DISCOVER_AGAIN_S = 2.0
 READ_AGAIN_S = 10.0
 """A state store that does not answer is asked again then; it may take two seconds each time."""
+STOP_WITHIN_S = 5.0
+"""What a clean stop may take that deflates; who has not answered by then keeps its size."""
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
 
@@ -151,7 +153,7 @@ class Coordinator:
                 task_status.started()
                 await self._decide_for_ever()
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_WITHIN_S):
                 await self._stop()
 
     def reload(self, settings: Settings) -> None:

@@ -6,8 +6,9 @@ import logging
 import random
 import secrets
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -49,11 +50,12 @@ async def serve(
     *,
     observe: bool = False,
     source: SettingsSource | None = None,
+    passed: Sequence[socket.socket] = (),
     on_ready: Callable[[Coordinator], None] | None = None,
 ) -> None:
     """Run the service until cancelled. Raises ControlError or OSError before any guest is touched.
 
-    With a `source` SIGHUP reads the settings again.
+    With a `source` SIGHUP reads the settings again. `passed` are the control sockets that systemd holds for us.
     `on_ready` gets the coordinator before its first decision; the demo and tests look over its shoulder there.
     """
     clock = TrioClock()
@@ -81,6 +83,7 @@ async def serve(
                     settings.host.control_path,
                     coordinator.handle,
                     group=settings.host.control_group,
+                    passed=passed,
                     task_status=task_status,
                 )
 
