@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
+from .plain_text import printable
 from .ports import PortError
 
 AGENT_PORT = "org.ballonet.agent.0"
@@ -289,5 +290,5 @@ def _binds_to_one_node(element: Element) -> bool:
 
 def _shown(untrusted_text: str) -> str:
     """Quoted, printable, and short enough for a line."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in untrusted_text.strip())
+    text = printable(untrusted_text.strip())
     return f'"{text}"' if len(text) <= 80 else f'"{text[:77]}..."'

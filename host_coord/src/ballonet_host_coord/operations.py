@@ -7,7 +7,6 @@ cannot be kept (a full disk) is said in the answer as `not_saved`.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .choices import Choices
+from .plain_text import shell_word
 from .ports import PortError
 from .reservations import (
     DEFAULT_HOLD_S,
@@ -273,7 +273,7 @@ class Operations:
 
 def resume_command(name: str) -> str:
     """As it is typed into a shell."""
-    return f"ballonet resume {shlex.quote(name)}"
+    return f"ballonet resume {shell_word(name)}"
 
 
 def _seconds(arguments: dict[str, Any], name: str, default: float, most: float) -> float:
