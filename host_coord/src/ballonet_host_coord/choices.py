@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .ports import StateStore
+from .ports import PortError, StateStore
 from .reservations import LONGEST_HOLD_S, Reservation
 from .settings_values import DEFAULT_KEYS, Wrong, from_text
 
@@ -25,6 +25,8 @@ class Choices:
         self._state = state
         self._texts: dict[str, dict[str, str]] = {}
         """Of this run: key of the settings -> its text."""
+        self._known: dict[str, dict[str, str]] = {}
+        """The kept ones, as the store has them: a disk that fails later takes none away from a guest that runs."""
 
     def is_released(self, name: str) -> bool:
         return bool(self._state.get(f"released:{name}"))
@@ -37,6 +39,15 @@ class Choices:
         kept = self._state.get(f"yielded:{name}")
         return kept if isinstance(kept, str) else ""
 
+    def unreadable(self, name: str) -> str:
+        """Why nobody can say what was chosen for it; empty where it can be said."""
+        try:
+            self._kept(name)
+            self.is_released(name), self.is_paused(name), self.yielded(name)
+        except PortError as error:
+            return f"what was chosen for it cannot be read: {error}; left alone until `ballonet resume`"
+        return ""
+
     def give_way(self, name: str, why: str) -> None:
         """Until `resume`."""
         self._state.put(f"yielded:{name}", why)
@@ -46,28 +57,36 @@ class Choices:
         return {**self._kept(name), **self._texts.get(name, {})}
 
     def values_for(self, name: str) -> Mapping[str, Any]:
-        """Attribute of GuestSettings -> value. What an older version kept and this one does not allow is left out."""
+        """Attribute of GuestSettings -> value. What an older version kept and this one does not allow is left out, and
+        so is what cannot be read; such a guest is left alone, see `unreadable`."""
         values = {}
-        for key, text in self.texts_for(name).items():
+        try:
+            texts = self.texts_for(name)
+        except PortError:
+            texts = self._texts.get(name, {})
+        for key, text in texts.items():
             try:
                 values[DEFAULT_KEYS[key][0]] = from_text(DEFAULT_KEYS, key, text)
             except (KeyError, Wrong) as wrong:
                 log.warning("%s: what was set at run time, %s = %r, is not allowed: %s", name, key, text, wrong)
         return values
 
-    def set(self, name: str, texts: Mapping[str, str], persist: bool) -> None:
-        """Take more of them; with `persist` for as long as the store lasts."""
+    def set(self, name: str, texts: Mapping[str, str], persist: bool, reset: bool = False) -> None:
+        """Take more of them; with `persist` for as long as the store lasts, with `reset` in place of all before. One
+        write at most: where it fails, everything is as it was."""
+        kept = {} if reset else dict(self._kept(name))
         if persist:
-            self._state.put(f"settings:{name}", {**self._kept(name), **texts})
-            for key in texts:
-                self._texts.get(name, {}).pop(key, None)
+            kept.update(texts)
+        if persist and kept:
+            self._state.put(f"settings:{name}", kept)
+        elif persist or reset:
+            self._state.delete(f"settings:{name}")
+        self._known[name] = kept
+        run = {} if reset else self._texts.get(name, {})
+        if persist:
+            self._texts[name] = {key: text for key, text in run.items() if key not in texts}
         else:
-            self._texts[name] = {**self._texts.get(name, {}), **texts}
-
-    def unset(self, name: str) -> None:
-        """Forget them all."""
-        self._state.delete(f"settings:{name}")
-        self._texts.pop(name, None)
+            self._texts[name] = {**run, **texts}
 
     def mark(self, name: str, what: str, on: bool) -> None:
         """`what`: "released", "paused" or, to end it, "yielded"."""
@@ -96,5 +115,8 @@ class Choices:
         return found
 
     def _kept(self, name: str) -> dict[str, str]:
-        kept = self._state.get(f"settings:{name}")
-        return {str(key): str(text) for key, text in kept.items()} if isinstance(kept, dict) else {}
+        if name not in self._known:
+            kept = self._state.get(f"settings:{name}")
+            texts = {str(key): str(text) for key, text in kept.items()} if isinstance(kept, dict) else {}
+            self._known[name] = texts
+        return self._known[name]

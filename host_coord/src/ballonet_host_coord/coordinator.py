@@ -99,9 +99,11 @@ class Coordinator:
     def _attendant(self, guest: GuestSettings) -> Attendant:
         host = self.settings.host
         record = GuestRecord(guest, AgentSession(self._randomness, host.report_ms), self.ledger, self.observe)
-        record.released = self._choices.is_released(guest.name)
-        record.paused = self._choices.is_paused(guest.name)
-        record.yielded = self._choices.yielded(guest.name)
+        record.yielded = self._choices.unreadable(guest.name)
+        if not record.yielded:
+            record.released = self._choices.is_released(guest.name)
+            record.paused = self._choices.is_paused(guest.name)
+            record.yielded = self._choices.yielded(guest.name)
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
         where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery

@@ -63,7 +63,11 @@ class Operations:
         handler = handlers.get(operation)
         if handler is None:
             raise ValueError(f"unknown operation {operation!r}; known: {', '.join(handlers)}")
-        return await handler(arguments)
+        try:
+            return await handler(arguments)
+        except PortError as error:
+            log.error("%s", error)
+            raise ValueError(str(error)) from error
 
     async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
         coordinator = self._coordinator
@@ -136,26 +140,22 @@ class Operations:
                 from_text(DEFAULT_KEYS, key, text)
             except Wrong as wrong:
                 raise ValueError(f"{key} = {as_toml(text)}: {wrong}") from wrong
-        guests = self._coordinator.guests
-        if not arguments.get("reset"):
-            given = {DEFAULT_KEYS[key][0]: from_text(DEFAULT_KEYS, key, text) for key, text in texts.items()}
-            if notes := guests.would_say(name, {**self._choices.values_for(name), **given}):
-                raise ValueError("; ".join(notes))
-        answer: dict[str, Any] = {}
-        try:
-            if arguments.get("reset"):
-                self._choices.unset(name)
-            self._choices.set(name, texts, persist)
-        except PortError as error:
-            log.error("%s", error)
-            if persist:
+        guests, reset = self._coordinator.guests, bool(arguments.get("reset"))
+        given = {DEFAULT_KEYS[key][0]: from_text(DEFAULT_KEYS, key, text) for key, text in texts.items()}
+        before = {} if reset else self._choices.values_for(name)
+        if texts and (notes := guests.would_say(name, {**before, **given})):
+            raise ValueError("; ".join(notes))
+        if texts or reset:
+            try:
+                self._choices.set(name, texts, persist, reset)
+            except PortError as error:
+                log.error("%s", error)
                 raise ValueError(f"nothing was changed: {error}") from error
-            answer["not_saved"] = str(error)
         guests.refresh(name)
         self._coordinator.wake()
         settings = guests[name].record.settings
         shown = {key: getattr(settings, attribute) for key, (attribute, _) in DEFAULT_KEYS.items()}
-        return {"name": name, "settings": shown, "set": self._choices.texts_for(name), **answer}
+        return {"name": name, "settings": shown, "set": self._choices.texts_for(name)}
 
     # --- room for a machine that is about to start --------------------------------------------------------
 
