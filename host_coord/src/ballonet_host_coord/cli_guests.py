@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 import trio
@@ -96,7 +96,7 @@ def set_(
 @guest_commands.command()
 @click.argument("size", required=False)
 @click.option("--for", "name", metavar="NAME", help="The machine that is about to start.")
-@click.option("--domain-xml", type=click.File("r"), help="Both from a libvirt domain's XML instead; - is stdin.")
+@click.option("--domain-xml", type=click.File("rb"), help="Both from a libvirt domain's XML instead; - is stdin.")
 @click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for the room.")
 @click.option("--hold", default="60s", show_default=True, metavar="DURATION", help="How long it is held for NAME.")
 @click.option("--weight", default="5000", show_default=True, help="How much may be taken: as a guest's weight.")
@@ -105,7 +105,7 @@ def set_(
 def reserve(
     size: str | None,
     name: str | None,
-    domain_xml: TextIO | None,
+    domain_xml: BinaryIO | None,
     timeout: str,
     hold: str,
     weight: str,
@@ -143,12 +143,12 @@ def reserve(
     _say_what_was_not_saved(answer)
 
 
-def _of_domain(domain_xml: TextIO) -> tuple[str, str]:
+def _of_domain(domain_xml: BinaryIO) -> tuple[str, str]:
     """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory."""
     from .libvirt_xml import parse_domain  # here, since no other command needs it
 
     try:
-        domain = parse_domain(domain_xml.read())
+        domain = parse_domain(domain_xml.read().decode())
     except (PortError, UnicodeDecodeError) as error:
         fail(str(error))
     return domain.name, f"{domain.ram_kib + OVERHEAD_KIB}KiB"

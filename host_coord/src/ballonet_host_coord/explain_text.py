@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .decision import Rule
 from .explain import LIMITS, MEANING, Explained, Explanation, Holder, HostExplanation
 from .model import HostState
-from .plain_text import printable, wrapped
+from .plain_text import printable, shown_name, wrapped
 
 MOST_HOLDERS = 6
 ASKED_LATELY_S = 60.0
@@ -24,7 +24,7 @@ def render_explained(explained: Explained, width: int = 80) -> str:
         lines += _wrapped(explained.differs, width, "")
     for guest in explained.guests:
         lines.append("")
-        lines += _wrapped(f"{printable(guest.name)}: {_title(guest)}", width, "  ")
+        lines += _wrapped(f"{shown_name(guest.name)}: {_title(guest)}", width, "  ")
         for word, text in _paragraphs(guest, explained.host):
             lines += _wrapped(f"  {word:{INDENT}}{text}", width, " " * (INDENT + 2))
     return "\n".join(lines)

@@ -201,7 +201,7 @@ def _listening(path: str) -> frozenset[str] | None:
     """The paths that somebody in this network namespace is bound to. A relative one cannot be told: then None."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            rows = [line.split(maxsplit=7) for line in file.read().splitlines()[1:]]
+            rows = [line.split(maxsplit=7) for line in file.read().split("\n")[1:]]
     except OSError:
         return None
     return frozenset(row[7] for row in rows if len(row) == 8)
@@ -251,7 +251,7 @@ def _xml_of(uuid: str) -> Any:
 
 def domain_sight(xml: DomainXml, settings: Settings, listening: frozenset[str] | None) -> GuestSight:
     """What the domain's live XML says, and what the settings come to for it."""
-    domain = Domain(xml.name, xml.uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
+    domain = Domain(xml.name, xml.uuid, xml.ram_kib, xml.current_memory_kib, xml.policy, xml.notes)
     guest, notes = settings_for(settings.rules, domain)
     has_balloon = xml.balloon_model != ABSENT_BALLOON
     channel = xml.channel

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -26,6 +26,7 @@ from .libvirt_link import LibvirtLink, LinkEvent, LinkEventKind
 from .libvirt_vm import LibvirtVm, Start
 from .libvirt_xml import DomainXml, DomainXmlError, parse_domain
 from .model import Domain
+from .plain_text import shown_name
 from .ports import Clock, VmAbsent, VmGone
 
 SHARE_S = 0.75
@@ -90,6 +91,7 @@ class LibvirtHypervisor:
             if domain is not None:
                 found.append(domain)
         uuids = {start.uuid for start in running}
+        found = [replace(domain, notes=(*domain.notes, *self._shared(domain.uuid))) for domain in found]
         self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in uuids}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
@@ -131,14 +133,32 @@ class LibvirtHypervisor:
             raise known[1]
         return known[1]
 
+    def sharer(self, uuid: str) -> str:
+        """The name of another running domain whose channel has the same path: one of the two is heard as the other.
+        Empty where there is none."""
+        own = self._channel_path(uuid)
+        for other, (_, xml) in self._xml.items():
+            if own and other != uuid and self._channel_path(other) == own:
+                return xml.name if isinstance(xml, DomainXml) else ""
+        return ""
+
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _channel_path(self, uuid: str) -> str:
+        known = self._xml.get(uuid)
+        channel = known[1].channel if known is not None and isinstance(known[1], DomainXml) else None
+        return channel.path if channel is not None else ""
+
+    def _shared(self, uuid: str) -> tuple[str, ...]:
+        other = self.sharer(uuid)
+        return (f"its channel has the same path as that of {shown_name(other)}: neither is opened",) if other else ()
 
     async def _described(self, start: Start) -> Domain | None:
         """None for one that ended meanwhile."""
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return Domain(name, uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
+            return Domain(name, uuid, xml.ram_kib, xml.current_memory_kib, xml.policy, xml.notes)
         except VmAbsent:
             return None
         except VmGone:

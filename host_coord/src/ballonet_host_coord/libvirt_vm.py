@@ -15,7 +15,7 @@ from .channel_socket import lock_directory, open_channel
 from .libvirt_callers import Caller
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_stream import open_stream
-from .libvirt_xml import AGENT_PORT, DomainXml
+from .libvirt_xml import AGENT_PORT, DomainXml, DomainXmlError
 from .model import RunState, VmEvent, VmEventKind, VmFacts
 from .ports import ByteStream, PortError, VmAbsent, VmGone
 from .qemu_process import age_s, find_qemu, run_folders
@@ -120,7 +120,11 @@ class LibvirtVm:
             self._connection = connection = _Connection(generation, start, not_before_s=self._clock.now())
             # A QEMU that hangs would keep each further request, and a few of those cost everybody the connection.
             await self._check_control(connection)
-            domain = await self._hypervisor.described(start)
+            try:
+                domain = await self._hypervisor.described(start)
+            except DomainXmlError:
+                await self._find_process(start.uuid, "")  # what it holds is booked, whatever its XML says (I1)
+                raise
             await self._identify(connection, domain)
             if domain.statistics_period_s != STATISTICS_PERIOD_S and not domain.hands_off:
                 await self._ask_for_statistics(connection)
@@ -201,6 +205,8 @@ class LibvirtVm:
         domain = await self._hypervisor.described(connection.start)
         if domain.channel is None:
             raise PortError(f"{self.name}: has no channel {AGENT_PORT}; `ballonet adopt` plugs one in")
+        if other := self._hypervisor.sharer(connection.start.uuid):
+            raise PortError(f"{domain.channel.path}: is the channel of {other}, too; give each domain its own")
         if is_local(self._link.uri) and domain.channel.path and os.access(domain.channel.path, os.R_OK | os.W_OK):
             return await open_channel(domain.channel.path, lock_directory(self._hypervisor.lock_directories))
         return await open_stream(self._link, f"{self.name}: channel", connection.start.uuid, AGENT_PORT)
@@ -249,16 +255,19 @@ class LibvirtVm:
 
     async def _identify(self, connection: _Connection, domain: DomainXml) -> None:
         """Which process it is, and with that whether this is another boot than the one that we knew."""
-        process = None
-        if is_local(self._link.uri):
-            find = partial(find_qemu, self.name, domain.uuid, domain.qemu_user, run_folders())
-            process = await self._link.callers.beside(find)
-        self._qemu = process
+        process = await self._find_process(domain.uuid, domain.qemu_user)
         now_s = self._clock.now()
         began_s = now_s - (age_s(process) if process else 0.0)
         if self._boots.connected(process, began_s, now_s):
             state, reason = (await self._call(connection, "state", lambda domain: domain.state()))[:2]
             connection.arriving = _arrived(self._link.lib, state, reason)
+
+    async def _find_process(self, uuid: str, user: str) -> Process | None:
+        self._qemu = None
+        if is_local(self._link.uri):
+            find = partial(find_qemu, self.name, uuid, user, run_folders())
+            self._qemu = await self._link.callers.beside(find)
+        return self._qemu
 
     async def _call(self, connection: _Connection, what: str, function: Callable[[Any], Any]) -> Any:
         """Ask libvirt about this domain; `function` gets its handle, in a worker thread."""

@@ -1,8 +1,8 @@
 """Other people's text in a terminal, a journal or a shell: what may stand there, and how wide it is. Pure.
 
-Names come from whoever may define a domain. libvirt 9 refuses a newline and a slash in one and lets every other
-character of XML through: tabs, carriage returns, the C1 controls that some terminals obey, and the marks that
-turn the direction of writing round.
+Names come from whoever may define a domain. libvirt 9 refuses a slash in one, and a newline where the domain is kept,
+and lets every other character of XML through (m): tabs, carriage returns, the C1 controls that some terminals
+obey, the marks that turn the direction of writing round, and names of nothing but spaces.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ _FILLER = "\0"
 def printable(untrusted_text: str) -> str:
     """The text in one line, with "?" for every control character, line end and mark that is not seen."""
     return "".join(letter if letter.isprintable() else "?" for letter in untrusted_text)
+
+
+def shown_name(untrusted_name: str) -> str:
+    """`printable`, and in quotes where it begins or ends with a space, or is nothing else."""
+    text = printable(untrusted_name)
+    return text if text == text.strip() and text else f'"{text}"'
 
 
 def columns(text: str) -> int:

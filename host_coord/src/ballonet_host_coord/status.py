@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .plain_text import cell, columns, printable, wrapped
+from .plain_text import cell, columns, printable, shown_name, wrapped
 
 LEAST_WIDTH = 40
 """Below this nothing is worth wrapping; lines are as long as they are."""
@@ -40,7 +40,7 @@ def _stalls(guest: Mapping[str, Any]) -> str:
 
 # Heading, text of a guest's cell, whether it stands at the right.
 COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
-    ("guest", lambda guest: _word(guest.get("name")), False),
+    ("guest", lambda guest: shown_name(str(guest.get("name", UNKNOWN))), False),
     ("status", lambda guest: _word(guest.get("status")), False),
     ("assigned", lambda guest: _mib(guest.get("assigned_kib")), True),
     ("use", lambda guest: _mib(guest.get("use_kib")), True),
