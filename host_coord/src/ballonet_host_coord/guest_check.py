@@ -175,8 +175,8 @@ def _sockets(guest: GuestSight) -> Iterable[Finding]:
             continue
         path = shown(socket.path)
         if socket.error:
-            # A guest that does not run has none yet. Of a domain libvirt opens the channel where we cannot: with a tab
-            # in the domain's name it writes another path into the XML than it has made (m).
+            # A guest that does not run has none yet. A domain's channel libvirt opens where we cannot: with a tab in
+            # the domain's name it writes another path into the XML than the one that it has made (m).
             if guest.runs and not guest.by_libvirt:
                 mend = f"see that it is the path that QEMU was given, or mend `{what}`"
                 yield _finding(guest, what, Level.PROBLEM, f"{path}: {socket.error}", mend)
