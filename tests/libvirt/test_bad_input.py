@@ -103,9 +103,9 @@ def test_every_strange_domain_has_a_clear_line(ballonet: Callable[..., Any]) -> 
     assert found["deep"]["resident_kib"] > 0
     for name, other in (("same1", "same2"), ("same2", "same1")):
         assert f"its channel has the same path as that of {other}" in found[name]["why"]
-    for words in (["status"], ["explain"], ["check"]):
-        done = ballonet(*words)
-        assert done.returncode == (1 if words == ["check"] else 0), done.stderr
+    for command in ("status", "explain", "check"):
+        done = ballonet(command)
+        assert done.returncode == (1 if command == "check" else 0), done.stderr
         assert all(line.isprintable() for line in done.stdout.decode().split("\n"))
         assert done.stderr == b""
 

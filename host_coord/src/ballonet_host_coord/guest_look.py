@@ -67,6 +67,9 @@ async def look_at_guests(
             elif service.answers:
                 error = "the coordinator has its monitor and has told nothing of it yet"
                 sight = replace(sight, error=error, unjudged=True)
+            elif service.denied:
+                error = "a coordinator that may not be asked may have its monitor, so it was not connected to"
+                sight = replace(sight, error=error, unjudged=True)
             else:
                 sight = await _by_monitor(sight, guest.qmp_path, proc_root)
             found[guest.name] = sight
