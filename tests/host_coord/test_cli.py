@@ -389,11 +389,30 @@ def test_observe_reaches_the_service(config: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_journal_gets_a_level_on_every_line() -> None:
-    """A message of several lines is several lines of its level; levels between the known ones round down."""
+    """Those of a traceback, too; levels between the known ones round down."""
     formatter = cli_module._JournalFormatter("%(message)s")
     for level, prefix in ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (25, "<6>"), (5, "<7>")):
-        record = logging.LogRecord("x", level, "", 0, "one\ntwo", None, None)
-        assert formatter.format(record) == f"{prefix}one\n{prefix}two"
+        record = logging.LogRecord("x", level, "", 0, "one", None, (ValueError, ValueError("two"), None))
+        assert formatter.format(record) == f"{prefix}one\n{prefix}ValueError: two"
+
+
+def test_a_name_forges_no_line_of_the_journal() -> None:
+    """Whatever stands in a message is one line without control characters."""
+    formatter = cli_module._JournalFormatter("%(message)s")
+    for name in ("a\rb", "a\x85b", "a\u2028<3>b", "a\x1b[2Jb", "a\nb"):
+        line = formatter.format(logging.LogRecord("x", logging.INFO, "", 0, "%s: paused", (name,), None))
+        assert line.isprintable()
+        assert line.startswith("<6>a?")
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path: Path) -> None:
+    """What its encoding lacks is written as its number."""
+    config = tmp_path / "c.toml"
+    config.write_text('[guest."größe-Ω"]\nqmp = "/run/a"\nminimum = "1G"\nmaximum = "1G"\n[host]\nbudget = "9G"\n')
+    words = [sys.executable, "-m", "ballonet_host_coord", "check", "--settings-only", "--config", str(config)]
+    done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode("latin-1").endswith("größe-\\u03a9\n")
 
 
 # --- the demo -------------------------------------------------------------------------------------------

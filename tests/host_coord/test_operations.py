@@ -32,7 +32,8 @@ class FullDisk(MemoryState):
     def put(self, key: str, value: Any) -> None:
         raise PortError("state: database or disk is full")
 
-    delete = put  # type: ignore[assignment]
+    def delete(self, key: str) -> None:
+        self.put(key, None)
 
 
 async def nobody_answers() -> ByteStream:
@@ -121,6 +122,56 @@ def test_persist_is_confirmed_only_when_it_is_kept() -> None:
     assert settings_of(coordinator).weight == 5000
     assert "not_saved" not in ask(coordinator, "set", values={"weight": "1"})
     assert settings_of(coordinator).weight == 1
+
+
+def test_a_reset_is_one_step() -> None:
+    """Where the new values cannot be kept the old ones are in force, kept as before; and what does not fit is
+    refused before anything is forgotten."""
+    state = FullDisk()
+    state._values["settings:web"] = {"weight": "7"}
+    for values, persist in (({"buffer": "1"}, True), ({"buffer": "1"}, False), ({}, False)):
+        coordinator = coordinator_with(state)
+        with pytest.raises(ValueError, match="nothing was changed: state: database or disk is full"):
+            ask(coordinator, "set", values=values, persist=persist, reset=True)
+        assert (settings_of(coordinator).weight, settings_of(coordinator).buffer_percent) == (7, 20)
+    coordinator = coordinator_with(state)
+    with pytest.raises(ValueError, match="does not fit this machine"):
+        ask(coordinator, "set", values={"minimum": "2G"}, reset=True)
+    assert settings_of(coordinator).weight == 7
+
+
+class Unreadable(MemoryState):
+    """A disk that gives nothing back any more."""
+
+    fails = False
+
+    def get(self, key: str) -> Any:
+        if self.fails and key != "reservations":
+            raise PortError("state: disk I/O error")
+        return super().get(key)
+
+
+def test_a_store_that_fails_while_we_serve_takes_nothing_away() -> None:
+    """A guest keeps what was set for it, and whoever asks for what cannot be read is told so."""
+    state = Unreadable()
+    state.put("settings:web", {"weight": "7"})
+    coordinator = coordinator_with(state)
+    state.fails = True
+    coordinator.guests.refresh("web")
+    assert settings_of(coordinator).weight == 7
+    assert ask(coordinator, "set")["set"] == {"weight": "7"}
+
+
+def test_a_guest_whose_choices_cannot_be_read_is_left_alone() -> None:
+    """It may have been paused or released, so it is not moved, and its line says why."""
+    state = Unreadable()
+    state.fails = True
+    coordinator = coordinator_with(state)
+    coordinator.turn(0.0)
+    assert coordinator.snapshot is not None
+    assert "cannot be read: state: disk I/O error" in coordinator.snapshot.guests[0].vm.hands_off
+    with pytest.raises(ValueError, match="state: disk I/O error"):
+        ask(coordinator, "set", values={"weight": "1"}, persist=True)
 
 
 def test_kept_values_of_another_version_do_not_stop_the_start(caplog: pytest.LogCaptureFixture) -> None:

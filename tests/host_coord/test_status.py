@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ballonet_host_coord.plain_text import columns
 from ballonet_host_coord.status import COLUMNS, render
 
 MIB = 1024
@@ -54,6 +55,16 @@ def test_columns_stand_under_their_headings() -> None:
     _, headings, line, *_ = render({"host": host(), "guests": [guest()]}, 100).splitlines()
     for heading, figure in {"assigned": "701", "use": "605", "demand": "606", "commit": "807", "target": "708"}.items():
         assert headings.index(heading) + len(heading) == line.index(figure) + len(figure)
+
+
+@pytest.mark.parametrize("name", ["größe-Ω", "雲の上", "e\u0301e\u0301", "n" * 200, "雲" * 70], ids=ascii)
+def test_columns_stand_under_their_headings_whatever_a_guest_is_called(name: str) -> None:
+    """Letters that take two columns or none move no figure."""
+    _, headings, *rows = render({"host": host(), "guests": [guest(), guest(name=name)]}, 120).splitlines()
+    lines = [line for line in rows if "701" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert columns(line[: line.index("701")]) + len("701") == headings.index("assigned") + len("assigned")
 
 
 def test_unknown_is_a_dash_and_never_zero() -> None:
@@ -128,4 +139,4 @@ def test_table_fits_the_terminal(width: int, guests: list[dict[str, Any]]) -> No
     """From 80 to 160 columns no line is longer than the terminal, whatever the guests are called and say."""
     for color in (False, True):
         for line in render({"host": host(), "guests": guests}, width, color=color).split("\n"):
-            assert len(without_color(line)) <= width
+            assert columns(without_color(line)) <= width

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import trio
 
 from .ports import PortError
-from .qmp import peer_credentials
+from .qmp import denied, peer_credentials, refused
 
 CONNECT_TIMEOUT_S = 3.0
 """The kernel connects at once, unless the listener's queue is full of clients that QEMU does not serve."""
@@ -94,7 +94,9 @@ async def _connect(path: str) -> trio.SocketStream:
     except FileNotFoundError as error:
         raise PortError(f"{path}: no such socket; is the VM started with this channel?") from error
     except ConnectionRefusedError as error:
-        raise PortError(f"{path}: nobody listens there; the VM has ended") from error
+        raise PortError(f"{path}: {refused(path, 'the VM has ended')}") from error
+    except PermissionError as error:
+        raise PortError(f"{path}: {denied(path)}") from error
     except OSError as error:
         raise PortError(f"{path}: {error.strerror or error}") from error
     except trio.TooSlowError as error:

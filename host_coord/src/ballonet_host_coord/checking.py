@@ -16,6 +16,7 @@ from .host_look import look_at_host
 from .host_memory import ProcHostMemory
 from .libvirt_link import LibvirtLink
 from .model import Settings, Snapshot
+from .plain_text import printable
 from .ports import PortError
 
 
@@ -90,7 +91,7 @@ def as_text(found: Iterable[Finding]) -> str:
     """Level, whose or what, how it is; below it how to mend it."""
     lines = []
     for finding in found:
-        lines.append(f"{finding.level.value:8} {finding.guest or finding.name:14} {finding.text}")
+        lines.append(f"{finding.level.value:8} {finding.guest or finding.name:14} {printable(finding.text)}")
         for number, line in enumerate(finding.mend.splitlines()):
-            lines.append(f"{'':23} {'->' if number == 0 else '  '} {line}")
+            lines.append(f"{'':23} {'->' if number == 0 else '  '} {printable(line)}")
     return "\n".join(lines)

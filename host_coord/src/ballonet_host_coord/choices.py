@@ -25,6 +25,8 @@ class Choices:
         self._state = state
         self._texts: dict[str, dict[str, str]] = {}
         """Of this run: key of the settings -> its text."""
+        self._known: dict[str, dict[str, str]] = {}
+        """The kept ones, as the store has them: a disk that fails later takes none away from a guest that runs."""
 
     def is_released(self, name: str) -> bool:
         return bool(self._state.get(f"released:{name}"))
@@ -46,7 +48,8 @@ class Choices:
         return {**self._kept(name), **self._texts.get(name, {})}
 
     def values_for(self, name: str) -> Mapping[str, Any]:
-        """Attribute of GuestSettings -> value. What an older version kept and this one does not allow is left out."""
+        """Attribute of GuestSettings -> value. What an older version kept and this one does not allow is left out.
+        Raises PortError where the store does not answer and has not before."""
         values = {}
         for key, text in self.texts_for(name).items():
             try:
@@ -55,19 +58,22 @@ class Choices:
                 log.warning("%s: what was set at run time, %s = %r, is not allowed: %s", name, key, text, wrong)
         return values
 
-    def set(self, name: str, texts: Mapping[str, str], persist: bool) -> None:
-        """Take more of them; with `persist` for as long as the store lasts."""
+    def set(self, name: str, texts: Mapping[str, str], persist: bool, reset: bool = False) -> None:
+        """Take more of them; with `persist` for as long as the store lasts, with `reset` in place of all before. One
+        write at most: where it fails, everything is as it was."""
+        kept = {} if reset else dict(self._kept(name))
         if persist:
-            self._state.put(f"settings:{name}", {**self._kept(name), **texts})
-            for key in texts:
-                self._texts.get(name, {}).pop(key, None)
+            kept.update(texts)
+        if persist and kept:
+            self._state.put(f"settings:{name}", kept)
+        elif persist or reset:
+            self._state.delete(f"settings:{name}")
+        self._known[name] = kept
+        run = {} if reset else self._texts.get(name, {})
+        if persist:
+            self._texts[name] = {key: text for key, text in run.items() if key not in texts}
         else:
-            self._texts[name] = {**self._texts.get(name, {}), **texts}
-
-    def unset(self, name: str) -> None:
-        """Forget them all."""
-        self._state.delete(f"settings:{name}")
-        self._texts.pop(name, None)
+            self._texts[name] = {**run, **texts}
 
     def mark(self, name: str, what: str, on: bool) -> None:
         """`what`: "released", "paused" or, to end it, "yielded"."""
@@ -96,5 +102,8 @@ class Choices:
         return found
 
     def _kept(self, name: str) -> dict[str, str]:
-        kept = self._state.get(f"settings:{name}")
-        return {str(key): str(text) for key, text in kept.items()} if isinstance(kept, dict) else {}
+        if name not in self._known:
+            kept = self._state.get(f"settings:{name}")
+            texts = {str(key): str(text) for key, text in kept.items()} if isinstance(kept, dict) else {}
+            self._known[name] = texts
+        return self._known[name]

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import click
 import trio
 
-from .cli_asking import FAILED, UNREACHABLE, ask, fail, settings_socket, socket_option
+from .cli_asking import FAILED, UNREACHABLE, ask, fail, say, settings_socket, socket_option
 from .cli_guests import guest_commands
 from .clock import SystemClock
 from .config import DEFAULT_PATH, ConfigError, TomlSettings
@@ -31,6 +31,7 @@ from .control import ControlError, Unreachable
 from .host_memory import ProcHostMemory
 from .model import Settings
 from .notify import notify
+from .plain_text import printable
 from .ports import PortError
 from .status import render
 
@@ -153,9 +154,9 @@ def check(config: str, settings_only: bool, as_json: bool) -> None:
     settings, source = _load(config, also_as_json if as_json else None)
     if settings_only:
         for warning in source.warnings:
-            click.echo(f"{config}: {warning}", err=True)
+            say(f"{config}: {warning}", err=True)
         names = ", ".join(guest.name for guest in settings.guests)
-        click.echo(f"{config}: OK, {len(settings.guests)} guest(s){': ' if names else ''}{names}")
+        say(f"{config}: OK, {len(settings.guests)} guest(s){': ' if names else ''}{names}")
         return
     found = trio.run(checking.check, settings, source.warnings)
     click.echo(checking.as_json(found) if as_json else checking.as_text(found))
@@ -205,7 +206,7 @@ def explain(
             turn = explaining.saved(snapshot_path)
         elif recording_path:
             turn, said = explaining.recorded(recording_path, at)
-            click.echo(f"{recording_path}: {said}", err=True)
+            say(f"{recording_path}: {said}", err=True)
         else:
             turn = ask(socket_path, "snapshot")
         if save_path:
@@ -239,7 +240,7 @@ def record(file: str, duration: str | None, socket_path: str | None) -> None:
         finally:
             recorder.close()
             if follower.turns:
-                click.echo(f"{file}: {follower.turns} turns, {recorder.written_bytes} bytes")
+                say(f"{file}: {follower.turns} turns, {recorder.written_bytes} bytes")
     except Unreachable as error:
         fail(str(error), UNREACHABLE)
     except (ControlError, PortError) as error:
@@ -294,7 +295,7 @@ def _load(
     except ConfigError as error:
         faults = [str(fault) for fault in error.faults]
         for fault in faults:
-            click.echo(fault, err=True)
+            say(fault, err=True)
         if also is not None:
             also(faults)
         sys.exit(MISUSED)
@@ -307,12 +308,20 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
     return leaves
 
 
-class _JournalFormatter(logging.Formatter):
+class _PrintableFormatter(logging.Formatter):
+    """A message is one line, whatever the names in it are; only a traceback of ours has more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class _JournalFormatter(_PrintableFormatter):
     """Each line with its level, as the journal wants it; it stamps the time itself."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = max((known for known in JOURNAL_LEVELS if known <= record.levelno), default=logging.DEBUG)
-        return "\n".join(f"<{JOURNAL_LEVELS[level]}>{line}" for line in super().format(record).splitlines())
+        return "\n".join(f"<{JOURNAL_LEVELS[level]}>{line}" for line in super().format(record).split("\n"))
 
 
 def _log_to_stderr(verbose: bool) -> None:
@@ -320,5 +329,5 @@ def _log_to_stderr(verbose: bool) -> None:
     if os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(_JournalFormatter("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)

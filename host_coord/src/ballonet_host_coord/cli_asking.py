@@ -13,6 +13,7 @@ import trio
 from .config import DEFAULT_PATH, ConfigError, TomlSettings
 from .control import ControlError, NoRoom, Unreachable, request
 from .model import HostSettings
+from .plain_text import printable
 
 FAILED, UNREACHABLE, NO_ROOM = 1, 3, 4
 
@@ -47,8 +48,13 @@ def settings_socket() -> str:
         return HostSettings().control_path
 
 
+def say(line: str, *, err: bool = False) -> None:
+    """One line for people. Names, paths and what a peer said may stand in it: no control character gets through."""
+    click.echo(printable(line), err=err)
+
+
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    click.echo(f"ballonet: {message}", err=True)
+    say(f"ballonet: {message}", err=True)
     sys.exit(code)
 
 

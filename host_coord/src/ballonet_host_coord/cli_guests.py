@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import click
 import trio
 
-from .cli_asking import NO_ROOM, ask, fail, mib, socket_option
+from .cli_asking import NO_ROOM, ask, fail, mib, say, socket_option
 from .guest_rules import sane_policy
 from .model import Domain
 from .ports import PortError
@@ -37,7 +37,7 @@ def release(guest: str | None, everyone: bool, force: bool, socket_path: str | N
     for released in answer["guests"]:
         missing_kib = released["missing_kib"]
         later = f"; {mib(missing_kib)} more when there is room, or with --force" if missing_kib else ""
-        click.echo(f"{released['name']}: released with {mib(released['granted_kib'])}{later}")
+        say(f"{released['name']}: released with {mib(released['granted_kib'])}{later}")
     _say_what_was_not_saved(answer)
 
 
@@ -49,7 +49,7 @@ def pause(guest: str | None, everyone: bool, socket_path: str | None) -> None:
     """Leave GUEST at the size that it has, until `ballonet resume`."""
     answer = ask(socket_path, "pause", _whom(guest, everyone))
     for name in answer["names"]:
-        click.echo(f"{name}: left alone")
+        say(f"{name}: left alone")
     _say_what_was_not_saved(answer)
 
 
@@ -61,7 +61,7 @@ def resume(guest: str | None, everyone: bool, socket_path: str | None) -> None:
     """Manage GUEST again after `ballonet release` or `ballonet pause`."""
     answer = ask(socket_path, "resume", _whom(guest, everyone))
     for name in answer["names"]:
-        click.echo(f"{name}: managed again")
+        say(f"{name}: managed again")
     _say_what_was_not_saved(answer)
 
 
@@ -91,7 +91,7 @@ def set_(
     else:
         for key, value in answer["settings"].items():
             shown = mib(value) if key in ("minimum", "startup", "maximum", "overhead") else value
-            click.echo(f"{key:30} {shown}{'   set at run time' if key in answer['set'] else ''}")
+            say(f"{key:30} {shown}{'   set at run time' if key in answer['set'] else ''}")
     _say_what_was_not_saved(answer)
 
 
@@ -147,7 +147,7 @@ def reserve(
         free = mib(answer["free_kib"])
         fail(f"{size} for {name} could not be freed in {timeout}: {free} are free; nothing is held", NO_ROOM)
     if not as_json:
-        click.echo(f"{name}: {mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
+        say(f"{name}: {mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
     _say_what_was_not_saved(answer)
 
 
@@ -180,7 +180,7 @@ def adopt(domain: str, uri: str) -> None:
     from .libvirt_adopt import adopt_once  # here, since no other command needs libvirt
 
     try:
-        click.echo(f"{domain}: the channel is {trio.run(adopt_once, uri, domain)}")
+        say(f"{domain}: the channel is {trio.run(adopt_once, uri, domain)}")
     except PortError as error:
         fail(str(error))
 

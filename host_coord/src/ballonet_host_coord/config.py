@@ -20,7 +20,9 @@ ballonet. A guest without `channel` is judged by its balloon's statistics alone.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -51,6 +53,8 @@ from .settings_values import (
 
 DEFAULT_PATH = "/etc/ballonet/coordinator.toml"
 DEFAULT_URI = "qemu:///system"
+MOST_BYTES = 4 << 20
+"""A thousand guests with every key are half a MiB."""
 NEEDED_GUEST_KEYS = ("qmp", "minimum", "maximum")
 
 
@@ -90,10 +94,9 @@ class TomlSettings:
     def load(self) -> Settings:
         """Read everything anew. Raises ConfigError with all faults; then `warnings` is as it was. PortError where the
         host does not tell its memory."""
-        files = [self.path, *sorted(self.path.with_suffix(".d").glob("*.toml"))]
         checker = _Checker()
         tree = _Tree(checker)
-        for file in files:
+        for file in [self.path, *_drop_ins(self.path.with_suffix(".d"), checker)]:
             tree.merge(file)
         settings = _normalize(tree, checker)
         total_kib = settings.host.budget_kib
@@ -110,11 +113,37 @@ class TomlSettings:
 class _Checker:
     faults: list[Fault] = field(default_factory=list)
 
-    def fault(self, file: str, key: str, value: object, allowed: str) -> None:
-        self.faults.append(Fault(file, key, value if isinstance(value, str) else as_toml(value), allowed))
+    def fault(self, file: str, key: str, value: str, allowed: str) -> None:
+        self.faults.append(Fault(file, key, value, allowed))
 
 
 # --- load -----------------------------------------------------------------------------------------------
+
+
+def _drop_ins(folder: Path, checker: _Checker) -> list[Path]:
+    """The folder's files in alphabetic order; none where there is no folder. An editor's hidden ones are not meant."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        checker.fault(str(folder), "", "", "is a file; drop-ins are files in a folder of this name")
+        return []
+    except OSError as error:
+        checker.fault(str(folder), "", "", f"cannot be read: {error.strerror}")
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(".toml") and not name.startswith(".")]
+
+
+def _read(path: Path) -> bytes:
+    """The file whole. Raises OSError, also for what is no file: reading from a pipe would wait for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES} bytes")
+    return content
 
 
 class _Section(NamedTuple):
@@ -142,23 +171,26 @@ class _Tree:
         file = str(path)
         self.first_file = self.first_file or file
         try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
+            document = tomllib.loads(_read(path).decode())
         except OSError as error:
             self.checker.fault(file, "", "", f"cannot be read: {error.strerror}")
             return
         except UnicodeDecodeError as error:
             self.checker.fault(file, "", "", f"is not UTF-8 text (byte {error.start}); TOML must be")
             return
-        except tomllib.TOMLDecodeError as error:
+        except RecursionError:
+            self.checker.fault(file, "", "", "is not read: it nests too deep")
+            return
+        except ValueError as error:  # TOMLDecodeError, and what Python says of a number with thousands of digits
             self.checker.fault(file, "", "", f"is not TOML: {error}")
             return
         for name, content in document.items():
             if name not in SECTIONS:
                 hint = did_you_mean(name, SECTIONS)
                 allowed = f"unknown{hint}; sections are [host], [demand], [libvirt], [defaults], [guest.NAME]"
-                self.checker.fault(file, name, "", allowed)
+                self.checker.fault(file, as_toml_key(name), "", allowed)
             elif not isinstance(content, dict):
-                self.checker.fault(file, name, content, f"must be a section, written [{name}]")
+                self.checker.fault(file, name, as_toml(content), f"must be a section, written [{name}]")
             elif name != "guest":
                 self._section(file, _Section(name), content)
             else:
@@ -168,7 +200,8 @@ class _Tree:
     def _guest(self, file: str, guest: str, keys: object) -> None:
         section = _Section("guest", guest)
         if not isinstance(keys, dict):
-            self.checker.fault(file, f"[guest] {as_toml_key(guest)}", keys, "must be a section, written [guest.NAME]")
+            allowed = "must be a section, written [guest.NAME]"
+            self.checker.fault(file, f"[guest] {as_toml_key(guest)}", as_toml(keys), allowed)
         elif not guest.strip() or not guest.isprintable():
             allowed = "a name has at least one letter and no control characters"
             self.checker.fault(file, f"[guest.{as_toml_key(guest)}]", "", allowed)
@@ -197,7 +230,7 @@ def _values(tree: _Tree, section: _Section, table: Table, checker: _Checker) -> 
         if key not in table:
             hint = did_you_mean(key, table)
             allowed = f"unknown{hint}; keys are {', '.join(table)}"
-            checker.fault(tree.file_of(section, key), f"{section} {key}", as_toml(raw), allowed)
+            checker.fault(tree.file_of(section, key), f"{section} {as_toml_key(key)}", as_toml(raw), allowed)
             continue
         attribute, read = table[key]
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 
 from .decision import Rule
 from .explain import LIMITS, MEANING, Explained, Explanation, Holder, HostExplanation
 from .model import HostState
+from .plain_text import printable, shown_name, wrapped
 
 MOST_HOLDERS = 6
 ASKED_LATELY_S = 60.0
@@ -24,7 +24,7 @@ def render_explained(explained: Explained, width: int = 80) -> str:
         lines += _wrapped(explained.differs, width, "")
     for guest in explained.guests:
         lines.append("")
-        lines += _wrapped(f"{_clean(guest.name)}: {_title(guest)}", width, "  ")
+        lines += _wrapped(f"{shown_name(guest.name)}: {_title(guest)}", width, "  ")
         for word, text in _paragraphs(guest, explained.host):
             lines += _wrapped(f"  {word:{INDENT}}{text}", width, " " * (INDENT + 2))
     return "\n".join(lines)
@@ -43,7 +43,7 @@ def _host(host: HostExplanation) -> str:
         f"budget {_mib(host.budget_kib)} = overheads {_mib(host.overheads_kib)} + fixed {_mib(host.fixed_kib)} + "
         f"headroom {_mib(host.headroom_kib)} + {not_there}{_mib(host.shared_kib)} to share (MiB); "
         f"demands {_mib(host.demands_kib)}, wants {_mib(host.wants_kib)}, booked {_mib(host.booked_kib)}"
-        f"{starts}; {slider}{_clean(short)}{_clean(overdrawn)}{observing}"
+        f"{starts}; {slider}{printable(short)}{printable(overdrawn)}{observing}"
     )
 
 
@@ -58,7 +58,7 @@ def _title(guest: Explanation) -> str:
 
 def _paragraphs(guest: Explanation, host: HostExplanation) -> Iterator[tuple[str, str]]:
     known = guest.inputs
-    yield "why", _clean(guest.why)
+    yield "why", printable(guest.why)
     limit = f"; {LIMITS[guest.limit]}" if guest.limit else ""
     yield "rule", f"{guest.rule.value}: {MEANING[guest.rule]}{limit}{f' ({guest.held})' if guest.held else ''}"
     buffer = f"{known.buffer_percent} %"
@@ -93,14 +93,14 @@ def _paragraphs(guest: Explanation, host: HostExplanation) -> Iterator[tuple[str
     else:
         yield "changes", f"{_mib(guest.target_kib)} would be"
         for change in guest.changes:
-            yield "", f"{_mib(change.target_kib):>6}  with {_clean(change.what)}"
+            yield "", f"{_mib(change.target_kib):>6}  with {printable(change.what)}"
 
 
 def _held_by(holders: tuple[Holder, ...], host: HostExplanation) -> str:
     said = []
     for holder in holders[:MOST_HOLDERS]:
         above = f", {_mib(holder.above_demand_kib)} above its demand" if holder.above_demand_kib else ""
-        said.append(f"{_clean(holder.name)} {_mib(holder.booked_kib)}{above} ({holder.why})")
+        said.append(f"{printable(holder.name)} {_mib(holder.booked_kib)}{above} ({holder.why})")
     if rest := holders[MOST_HOLDERS:]:
         said.append(f"{len(rest)} others {_mib(sum(holder.booked_kib for holder in rest))}")
     said.append(f"headroom {_mib(host.headroom_free_kib)} of {_mib(host.headroom_kib)}")
@@ -108,7 +108,7 @@ def _held_by(holders: tuple[Holder, ...], host: HostExplanation) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(text, max(width, 40), subsequent_indent=indent, break_on_hyphens=False)
+    return wrapped(text, max(width, 40), indent, break_on_hyphens=False)
 
 
 def _mib(kib: int | None) -> str:
@@ -117,8 +117,3 @@ def _mib(kib: int | None) -> str:
 
 def _percent(ratio: float | None) -> str:
     return UNKNOWN if ratio is None else f"{100 * ratio:.0f} %"
-
-
-def _clean(text: str) -> str:
-    """Text that may stand in a line: no control characters, whoever it came from."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .plain_text import shown_name
+
 MOST_SHOWN = 120
 """Characters of somebody else's text in a line."""
 
@@ -48,5 +50,5 @@ def exit_code(found: Iterable[Finding]) -> int:
 
 def shown(untrusted_text: str) -> str:
     """Printable, in one line and short."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in untrusted_text.strip())
+    text = shown_name(untrusted_text) if untrusted_text else ""
     return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .finding import Finding, Level, shown
+from .plain_text import shell_word
 from .settings_values import exact
 
 BOOTS_WITH_KIB = 131072
@@ -141,14 +142,14 @@ def _balloon(guest: GuestSight) -> Iterable[Finding]:
         yield _finding(guest, "free-page-reporting", Level.HINT, text, mend)
     if guest.statistics_period_s == 0 and not guest.agent_live:
         text = "nobody asks its balloon for statistics, so while no agent answers nothing is known of it"
-        mend = f"virsh dommemstat --period 1 --live {shown(guest.name)}; a running coordinator sets it by itself"
+        mend = f"virsh dommemstat --period 1 --live {shell_word(guest.name)}; a running coordinator sets it by itself"
         yield _finding(guest, "statistics", Level.HINT, text, mend)
 
 
 def _agent(guest: GuestSight) -> Iterable[Finding]:
     if guest.has_port is False:
         text = "it has no channel for an agent: it is judged by its balloon's statistics alone, and slowly"
-        mend = f"ballonet adopt {shown(guest.name)}" if guest.by_libvirt else _PORT
+        mend = f"ballonet adopt {shell_word(guest.name)}" if guest.by_libvirt else _PORT
         yield _finding(guest, "agent", Level.HINT, text, mend)
     elif guest.agent_live is False:
         detail = f" ({shown(guest.agent_detail)})" if guest.agent_detail else ""
@@ -174,8 +175,9 @@ def _sockets(guest: GuestSight) -> Iterable[Finding]:
             continue
         path = shown(socket.path)
         if socket.error:
-            # A guest that does not run has none yet.
-            if guest.runs:
+            # A guest that does not run has none yet. A domain's channel libvirt opens where we cannot: with a tab in
+            # the domain's name it writes another path into the XML than the one that it has made (m).
+            if guest.runs and not guest.by_libvirt:
                 mend = f"see that it is the path that QEMU was given, or mend `{what}`"
                 yield _finding(guest, what, Level.PROBLEM, f"{path}: {socket.error}", mend)
         elif socket.heard is False and not (guest.runs and what == "qmp"):

@@ -68,6 +68,9 @@ async def look_at_guests(
             elif service.answers:
                 error = "the coordinator has its monitor and has told nothing of it yet"
                 sight = replace(sight, error=error, unjudged=True)
+            elif service.denied:
+                error = "a coordinator that may not be asked may have its monitor, so it was not connected to"
+                sight = replace(sight, error=error, unjudged=True)
             else:
                 sight = await _by_monitor(sight, guest.qmp_path, proc_root)
             found[guest.name] = sight
@@ -202,7 +205,7 @@ def _listening(path: str) -> frozenset[str] | None:
     """The paths that somebody in this network namespace is bound to. A relative one cannot be told: then None."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            rows = [line.split(maxsplit=7) for line in file.read().splitlines()[1:]]
+            rows = [line.split(maxsplit=7) for line in file.read().split("\n")[1:]]
     except OSError:
         return None
     return frozenset(row[7] for row in rows if len(row) == 8)
@@ -254,7 +257,7 @@ def _xml_of(uuid: str) -> Any:
 
 def domain_sight(xml: DomainXml, settings: Settings, listening: frozenset[str] | None) -> GuestSight:
     """What the domain's live XML says, and what the settings come to for it."""
-    domain = Domain(xml.name, xml.uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
+    domain = Domain(xml.name, xml.uuid, xml.ram_kib, xml.current_memory_kib, xml.policy, xml.notes)
     guest, notes = settings_for(settings.rules, domain)
     has_balloon = xml.balloon_model != ABSENT_BALLOON
     channel = xml.channel

@@ -21,6 +21,9 @@ MINIMUM_LEAST_KIB = 512 * 1024
 """A guest for which nobody gave a minimum keeps a quarter of its memory, at least 512 MiB. Its agent's floor holds
 besides."""
 
+NOTES_MOST = 8
+"""As many as a line of `status` bears: metadata may have thousands of attributes."""
+
 PATTERN_CHARACTERS = "*?["
 
 Values = Mapping[str, Any]
@@ -55,7 +58,7 @@ def settings_for(
     if domain.fault or domain.ram_kib <= 0:
         return GuestSettings(domain.name, 0, 0, 0), [domain.fault or "its size is not known"]
     values = values_for(rules, domain.name)
-    notes = []
+    notes = list(domain.notes)
     for key, untrusted_text in domain.policy:
         try:
             values[DEFAULT_KEYS[key][0] if key in DEFAULT_KEYS else key] = from_text(DEFAULT_KEYS, key, untrusted_text)
@@ -68,7 +71,10 @@ def settings_for(
     values.update(changed or {})
     usual_kib = max(MINIMUM_LEAST_KIB, domain.ram_kib // MINIMUM_PART)
     usual = {"minimum_kib": usual_kib, "startup_kib": domain.startup_kib, "maximum_kib": domain.ram_kib}
-    return _bounded(domain.name, usual, values, domain.ram_kib, notes), notes
+    settings = _bounded(domain.name, usual, values, domain.ram_kib, notes)
+    if len(notes) > NOTES_MOST:
+        notes = [*notes[:NOTES_MOST], f"and {len(notes) - NOTES_MOST} more"]
+    return settings, notes
 
 
 def sane_policy(domain: Domain, before: Mapping[str, str] | None = None) -> dict[str, str]:

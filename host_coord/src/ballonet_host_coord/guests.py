@@ -75,7 +75,7 @@ class GuestRecord:
     @property
     def said(self) -> str:
         """For the guest's line in `status`; empty when there is nothing to say."""
-        return "; ".join([*([self.detail] if self.detail else []), *self.notes])
+        return "; ".join(dict.fromkeys([*([self.detail] if self.detail else []), *self.notes]))
 
     @property
     def name(self) -> str:

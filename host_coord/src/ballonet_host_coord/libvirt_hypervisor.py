@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from .libvirt_link import LibvirtLink, LinkEvent, LinkEventKind
 from .libvirt_vm import LibvirtVm, Start
 from .libvirt_xml import DomainXml, DomainXmlError, parse_domain
 from .model import Domain
+from .plain_text import shown_name
 from .ports import Clock, PortError, VmAbsent, VmGone
 
 SHARE_S = 0.75
@@ -106,6 +107,7 @@ class LibvirtHypervisor:
             domain = await self._described(start)
             if domain is not None:
                 found.append(domain)
+        found = [replace(domain, notes=(*domain.notes, *self._shared(domain.uuid))) for domain in found]
         self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in self._running}
         self._startup_kib = {uuid: kib for uuid, kib in self._startup_kib.items() if uuid in self._running}
         found.sort(key=lambda domain: domain.name)
@@ -149,6 +151,15 @@ class LibvirtHypervisor:
             raise known[1]
         return known[1]
 
+    def sharer(self, uuid: str) -> str:
+        """The name of another running domain whose channel has the same path: one of the two is heard as the other.
+        Empty where there is none."""
+        own = self._channel_path(uuid)
+        for other, (_, xml) in self._xml.items():
+            if own and other != uuid and self._channel_path(other) == own:
+                return xml.name if isinstance(xml, DomainXml) else ""
+        return ""
+
     # --- inside ------------------------------------------------------------------------------------------
 
     async def _list(self) -> None:
@@ -178,12 +189,21 @@ class LibvirtHypervisor:
                         raise
                     self._changed.set()  # it waited for an answer long enough
 
+    def _channel_path(self, uuid: str) -> str:
+        known = self._xml.get(uuid)
+        channel = known[1].channel if known is not None and isinstance(known[1], DomainXml) else None
+        return channel.path if channel is not None else ""
+
+    def _shared(self, uuid: str) -> tuple[str, ...]:
+        other = self.sharer(uuid)
+        return (f"its channel has the same path as that of {shown_name(other)}: neither is opened",) if other else ()
+
     async def _described(self, start: Start) -> Domain | None:
         """None for one that ended meanwhile."""
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return Domain(name, uuid, xml.ram_kib, self._startup_kib[uuid], xml.policy)
+            return Domain(name, uuid, xml.ram_kib, self._startup_kib[uuid], xml.policy, xml.notes)
         except VmAbsent:
             return None
         except VmGone:

@@ -228,6 +228,8 @@ class LibvirtVm:
         domain = await self._hypervisor.described(connection.start)
         if domain.channel is None:
             raise PortError(f"{self.name}: has no channel {AGENT_PORT}; `ballonet adopt` plugs one in")
+        if other := self._hypervisor.sharer(connection.start.uuid):
+            raise PortError(f"{domain.channel.path}: is the channel of {other}, too; give each domain its own")
         if is_local(self._link.uri) and domain.channel.path and os.access(domain.channel.path, os.R_OK | os.W_OK):
             return await open_channel(domain.channel.path, lock_directory(self._hypervisor.lock_directories))
         return await open_stream(self._link, f"{self.name}: channel", connection.start.uuid, AGENT_PORT)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
+from .plain_text import printable
 from .ports import PortError
 
 AGENT_PORT = "org.ballonet.agent.0"
@@ -77,6 +78,8 @@ class DomainXml:
     """A controller that a channel can be plugged into."""
     policy: tuple[tuple[str, str], ...] = ()
     """Attributes of our metadata element, in the document's order: `minimum`, `weight` and so on."""
+    notes: tuple[str, ...] = ()
+    """What looks like metadata of ours and is not read."""
     qemu_user: str = ""
     """The user that QEMU runs as, as the security label says it (`+64055` is a number); empty where it says nothing."""
     hands_off: tuple[str, ...] = ()
@@ -151,6 +154,7 @@ def _domain(root: Element, name: str) -> DomainXml:
     if sum(device.size_kib for device in virtio_mem) >= memory_kib:
         raise _Wrong(f"its virtio-mem devices are as large as its whole memory, {memory_kib} KiB")
     balloon = root.find("devices/memballoon")
+    policy, notes = _policy(root.find("metadata"))
     return DomainXml(
         name=name,
         uuid=_uuid(root.findtext("uuid")),
@@ -165,7 +169,8 @@ def _domain(root: Element, name: str) -> DomainXml:
         has_virtio_serial=any(
             controller.get("type") == "virtio-serial" for controller in root.iterfind("devices/controller")
         ),
-        policy=_policy(root.find("metadata")),
+        policy=policy,
+        notes=tuple(notes),
         qemu_user=_qemu_user(root),
         hands_off=tuple(_reasons(root)),
     )
@@ -231,11 +236,24 @@ def _channel(root: Element) -> AgentChannel | None:
     return None
 
 
-def _policy(metadata: Element | None) -> tuple[tuple[str, str], ...]:
+def _policy(metadata: Element | None) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """The policy, and a sentence for each thing near it that somebody may believe to be in force."""
+    found: tuple[tuple[str, str], ...] | None = None
+    notes: list[str] = []
     for element in metadata if metadata is not None else ():
-        if element.tag == f"{{{NAMESPACE}}}policy":
-            return tuple((key, value) for key, value in element.attrib.items() if not key.startswith("{"))
-    return ()
+        namespace, _, tag = element.tag.removeprefix("{").rpartition("}")
+        if namespace != NAMESPACE:
+            if "ballonet" in namespace:
+                notes.append(f"metadata: what has the namespace {_shown(namespace)} is not read; ours is {NAMESPACE}")
+        elif tag != "policy":
+            notes.append(f"metadata: {_shown(tag)} is not read; our element is <policy>")
+        elif found is not None:
+            notes.append("metadata: a second <policy> is not read")
+        else:
+            found = tuple((key, value) for key, value in element.attrib.items() if not key.startswith("{"))
+            if len(element) or (element.text or "").strip():
+                notes.append("metadata: what stands inside <policy> is not read; values are its attributes")
+    return found or (), notes
 
 
 def _qemu_user(root: Element) -> str:
@@ -289,5 +307,5 @@ def _binds_to_one_node(element: Element) -> bool:
 
 def _shown(untrusted_text: str) -> str:
     """Quoted, printable, and short enough for a line."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in untrusted_text.strip())
+    text = printable(untrusted_text.strip())
     return f'"{text}"' if len(text) <= 80 else f'"{text[:77]}..."'

@@ -118,6 +118,8 @@ class Domain:
     """What it boots with."""
     policy: tuple[tuple[str, str], ...] = ()
     """What it says of itself in our metadata: `minimum`, `weight` and so on."""
+    notes: tuple[str, ...] = ()
+    """What of its XML cannot be taken as it is given; fit for an operator."""
     fault: str = ""
     """Why it cannot be read; fit for an operator. It has no policy then."""
 

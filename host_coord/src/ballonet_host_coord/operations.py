@@ -7,7 +7,6 @@ cannot be kept (a full disk) is said in the answer as `not_saved`.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ import trio
 
 from .choices import Choices
 from .control import NoRoom
+from .plain_text import shell_word
 from .ports import PortError
 from .reservations import (
     DEFAULT_HOLD_S,
@@ -65,7 +65,11 @@ class Operations:
         handler = handlers.get(operation)
         if handler is None:
             raise ValueError(f"unknown operation {operation!r}; known: {', '.join(handlers)}")
-        return await handler(arguments)
+        try:
+            return await handler(arguments)
+        except PortError as error:
+            log.error("%s", error)
+            raise ValueError(str(error)) from error
 
     async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
         coordinator = self._coordinator
@@ -138,26 +142,22 @@ class Operations:
                 from_text(DEFAULT_KEYS, key, text)
             except Wrong as wrong:
                 raise ValueError(f"{key} = {as_toml(text)}: {wrong}") from wrong
-        guests = self._coordinator.guests
-        if not arguments.get("reset"):
-            given = {DEFAULT_KEYS[key][0]: from_text(DEFAULT_KEYS, key, text) for key, text in texts.items()}
-            if notes := guests.would_say(name, {**self._choices.values_for(name), **given}):
-                raise ValueError("; ".join(notes))
-        answer: dict[str, Any] = {}
-        try:
-            if arguments.get("reset"):
-                self._choices.unset(name)
-            self._choices.set(name, texts, persist)
-        except PortError as error:
-            log.error("%s", error)
-            if persist:
+        guests, reset = self._coordinator.guests, bool(arguments.get("reset"))
+        given = {DEFAULT_KEYS[key][0]: from_text(DEFAULT_KEYS, key, text) for key, text in texts.items()}
+        before = {} if reset else self._choices.values_for(name)
+        if texts and (notes := guests.would_say(name, {**before, **given})):
+            raise ValueError("; ".join(notes))
+        if texts or reset:
+            try:
+                self._choices.set(name, texts, persist, reset)
+            except PortError as error:
+                log.error("%s", error)
                 raise ValueError(f"nothing was changed: {error}") from error
-            answer["not_saved"] = str(error)
         guests.refresh(name)
         self._coordinator.wake()
         settings = guests[name].record.settings
         shown = {key: getattr(settings, attribute) for key, (attribute, _) in DEFAULT_KEYS.items()}
-        return {"name": name, "settings": shown, "set": self._choices.texts_for(name), **answer}
+        return {"name": name, "settings": shown, "set": self._choices.texts_for(name)}
 
     # --- room for a machine that is about to start --------------------------------------------------------
 
@@ -168,7 +168,7 @@ class Operations:
         if coordinator.observe:
             raise ValueError("observing: nothing is moved, so no room can be made")
         name = arguments.get("guest")
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        if not isinstance(name, str) or not name:  # any that libvirt gives a domain
             raise ValueError(f"guest = {as_toml(name)}: allowed is the machine's name")
         try:
             size_kib = from_text(DEFAULT_KEYS, "maximum", str(arguments.get("size")))
@@ -277,7 +277,7 @@ class Operations:
 
 def resume_command(name: str) -> str:
     """As it is typed into a shell."""
-    return f"ballonet resume {shlex.quote(name)}"
+    return f"ballonet resume {shell_word(name)}"
 
 
 def _seconds(arguments: dict[str, Any], name: str, default: float, most: float) -> float:

@@ -17,10 +17,13 @@ to a QEMU that stood still for a while would miss the events of the meantime. QE
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
 import trio
@@ -95,7 +98,9 @@ class QmpClient:
         except FileNotFoundError as error:
             raise QmpAbsent(f"{path}: no such socket; is the VM started?") from error
         except ConnectionRefusedError as error:
-            raise QmpAbsent(f"{path}: nobody listens there; the VM has ended") from error
+            raise QmpAbsent(f"{path}: {refused(path, 'the VM has ended')}") from error
+        except PermissionError as error:
+            raise QmpClosed(f"{path}: {denied(path)}") from error
         except OSError as error:
             raise QmpClosed(f"{path}: {error.strerror or error}") from error
         except trio.TooSlowError as error:
@@ -114,9 +119,10 @@ class QmpClient:
             closed.peer_pid = client.peer[0]
             raise closed from error
         except QmpClosed as error:
-            error.peer_pid = client.peer[0]
             await client.aclose()
-            raise
+            closed = error if path in str(error) else QmpClosed(f"{path}: {error}")
+            closed.peer_pid = client.peer[0]
+            raise closed from error.__cause__
         except BaseException:
             await client.aclose()
             raise
@@ -247,6 +253,22 @@ class QmpClient:
     def _check_open(self) -> None:
         if self._ended is not None:
             raise QmpClosed(self._ended) from self._cause
+
+
+def refused(path: str, ended: str) -> str:
+    """Why the kernel refused a connection: it calls anything that is no socket so, too."""
+    with suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return "is no socket; is it the path that QEMU was given?"
+    return f"a stale socket, nobody listens there; {ended}"
+
+
+def denied(path: str) -> str:
+    """Whose the socket is that this process may not use."""
+    try:
+        return f"permission denied; the socket belongs to user {os.stat(path).st_uid}"
+    except OSError:
+        return "permission denied; a folder above it may not be entered"
 
 
 def peer_credentials(sock: trio.socket.SocketType) -> tuple[int, int]:

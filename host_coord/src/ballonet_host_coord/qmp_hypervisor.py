@@ -44,6 +44,8 @@ RUN_STATES = {
     "postmigrate": RunState.MIGRATING,
     "shutdown": RunState.SHUTDOWN,
 }
+MOST_BYTES = 1 << 63
+"""More than any machine has: whoever says more, or less than nothing, is not QEMU."""
 ARRIVING = ("inmigrate", "restore-vm")
 """The machine's memory is about to be replaced by that of another process or of a saved one."""
 MIGRATION_OVER = ("none", "completed", "failed", "cancelled")
@@ -238,7 +240,7 @@ class QmpVm:
         """One value of a command's answer. Raises PortError where what answers does not answer like QEMU."""
         reply = await self._command(command)
         value = reply.get(name) if isinstance(reply, dict) else None
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value <= MOST_BYTES):
             raise PortError(f"{self._settings.name}: {command} has no proper {name!r}; is this QEMU's monitor?")
         return value
 

@@ -171,7 +171,13 @@ def as_toml(value: object) -> str:
     """The value as it may stand in the file, short enough for a line."""
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value) if not isinstance(value, str) else '"' + "".join(_visible(c) for c in value) + '"'
+    if isinstance(value, str):
+        text = '"' + "".join(_visible(c) for c in value) + '"'
+    else:
+        try:
+            text = repr(value)
+        except ValueError:  # Python writes out no number of thousands of digits, and TOML reads one from 0x...
+            text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

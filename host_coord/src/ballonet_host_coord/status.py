@@ -7,9 +7,10 @@ fits, else below it.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from .plain_text import cell, columns, printable, shown_name, wrapped
 
 LEAST_WIDTH = 40
 """Below this nothing is worth wrapping; lines are as long as they are."""
@@ -29,9 +30,7 @@ def _percent(value: Any) -> str:
 
 
 def _word(value: Any) -> str:
-    """Text that may stand in a line: no control characters, whoever it came from."""
-    text = "".join(character if character.isprintable() else "?" for character in str(value or ""))
-    return text or UNKNOWN
+    return printable(str(value or "")) or UNKNOWN
 
 
 def _stalls(guest: Mapping[str, Any]) -> str:
@@ -41,7 +40,7 @@ def _stalls(guest: Mapping[str, Any]) -> str:
 
 # Heading, text of a guest's cell, whether it stands at the right.
 COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
-    ("guest", lambda guest: _word(guest.get("name")), False),
+    ("guest", lambda guest: shown_name(str(guest.get("name", UNKNOWN))), False),
     ("status", lambda guest: _word(guest.get("status")), False),
     ("assigned", lambda guest: _mib(guest.get("assigned_kib")), True),
     ("use", lambda guest: _mib(guest.get("use_kib")), True),
@@ -63,7 +62,7 @@ def render(status: Mapping[str, Any], width: int = 80, *, color: bool = False) -
         return "\n".join([*lines, "no guests"])
     rows = [[text(guest) for _, text, _ in COLUMNS] for guest in guests]
     cells = [[heading for heading, _, _ in COLUMNS], *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
+    widths = [max(columns(row[column]) for row in cells) for column in range(len(COLUMNS))]
     gap = 2 if sum(widths) + 2 * len(widths) <= width else 1
     spare = width - (sum(widths[1:]) + gap * (len(widths) - 1))
     widths[0] = min(widths[0], max(LEAST_NAME, spare))
@@ -71,13 +70,13 @@ def render(status: Mapping[str, Any], width: int = 80, *, color: bool = False) -
     for guest, row in zip(guests, rows, strict=True):
         plain = _line(row, widths, gap)
         reason = _reason(guest)
-        fits = len(plain) + gap + len(reason) <= width
+        fits = columns(plain) + gap + columns(reason) <= width
         line = _coloured(row, widths, gap) if color else plain
         if fits:
             lines.append(f"{line}{' ' * gap}{reason}".rstrip())
         else:
             lines.append(line)
-            lines.extend(textwrap.wrap(reason, width, initial_indent="    ", subsequent_indent="    "))
+            lines.extend(wrapped(reason, width, "    ", first="    "))
     return "\n".join(lines)
 
 
@@ -101,7 +100,7 @@ def _host(host: Mapping[str, Any], width: int) -> list[str]:
         said.append(f"libvirt's domains cannot be listed: {_word(host['discovery_fault'])}")
     if host.get("observe"):
         said.append("observing: decides and moves nothing")
-    return [line for text in said for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    return [line for text in said for line in wrapped(text, width, "  ")]
 
 
 def _reason(guest: Mapping[str, Any]) -> str:
@@ -123,7 +122,4 @@ def _coloured(row: list[str], widths: list[int], gap: int) -> str:
 
 
 def _cell(row: list[str], widths: list[int], column: int) -> str:
-    text, width = row[column], widths[column]
-    if len(text) > width:
-        text = text[: width - 1] + "…"
-    return text.rjust(width) if COLUMNS[column][2] else text.ljust(width)
+    return cell(row[column], widths[column], right=COLUMNS[column][2])
