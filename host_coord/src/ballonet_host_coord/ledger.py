@@ -40,6 +40,7 @@ from .model import (
     GuestDecision,
     GuestSnapshot,
     LinkState,
+    Migration,
     RunState,
     SetTarget,
     Snapshot,
@@ -196,6 +197,7 @@ class Ledger:
             move.set_by_another_kib = None
             if guest.vm.run_state is not RunState.RUNNING:
                 move.other.doubt()
+                commands += self._leave_off(guest, move, now_s)
                 continue
             if self._look_for_others(guest, move, now_s):
                 continue
@@ -292,6 +294,13 @@ class Ledger:
         """End a move where it stands: the target becomes the size reached, or its floor."""
         move.stop(guest.vm.actual_kib, least_kib, now_s)
         return SetTarget(guest.name, least_kib, why)
+
+    def _leave_off(self, guest: GuestSnapshot, move: Move, now_s: float) -> list[Command]:
+        """It begins to migrate away: a shrink under way ends here, since nobody would follow it any more (I3, I9)."""
+        move.asked_kib = None
+        if guest.vm.migration is not Migration.OUTGOING or move.arrived or not move.stepped_s:
+            return []
+        return [self._stop(guest, move, guest.vm.actual_kib, now_s, "it migrates away: its shrink ends here")]
 
     @staticmethod
     def _return_step(guest: GuestSnapshot, move: Move, least_kib: int, room_kib: int, now_s: float) -> SetTarget:
