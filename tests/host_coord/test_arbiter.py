@@ -17,6 +17,7 @@ from ballonet_host_coord.model import (
     HostFacts,
     HostState,
     LinkState,
+    Migration,
     Phase,
     ReportKind,
     Residency,
@@ -267,6 +268,12 @@ HOLDS = {
     "deflate-on-oom": {"vm": make_vm(deflate_on_oom=None)},
     "paused": {"vm": make_vm(run_state=RunState.PAUSED)},
     "migrating": {"vm": make_vm(run_state=RunState.MIGRATING)},
+    "is being migrated away": {"vm": make_vm(run_state=RunState.MIGRATING, migration=Migration.OUTGOING)},
+    "was migrated away": {"vm": make_vm(run_state=RunState.MIGRATING, migration=Migration.LEFT)},
+    "settling: migrated here": {"vm": make_vm(migration=Migration.ARRIVED, boot_began_s=NOW_S - 1)},
+    "migrated here: its balloon driver": {
+        "vm": make_vm(migration=Migration.ARRIVED), "booking": Booking(512 * MIB, 0, claimed=True)
+    },
     "does not answer: booked": {"vm": make_vm(run_state=RunState.UNREACHABLE)},
     "booting": {"booking": Booking(512 * MIB, 0, claimed=True)},
     "left alone: it uses hugepages": {"vm": make_vm(hands_off="it uses hugepages")},
