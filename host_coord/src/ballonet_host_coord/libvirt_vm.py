@@ -16,7 +16,7 @@ from .libvirt_callers import Caller
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_stream import open_stream
 from .libvirt_xml import AGENT_PORT, DomainXml
-from .model import RunState, VmEvent, VmEventKind, VmFacts
+from .model import Migration, RunState, VmEvent, VmEventKind, VmFacts
 from .ports import ByteStream, PortError, VmAbsent, VmGone
 from .qemu_process import age_s, find_qemu, run_folders
 
@@ -87,6 +87,7 @@ class _Connection:
     """A migration, save or dump may be under way."""
     arriving: bool = False
     """It came from another host or from a file, and runs on with the past that it had there."""
+    migration: Migration = Migration.NONE
 
 
 class LibvirtVm:
@@ -100,6 +101,8 @@ class LibvirtVm:
         self._boots = BootTracker()
         self._connection: _Connection | None = None
         self._qemu: Process | None = None
+        self._came_in = 0
+        """The boot that began by arriving."""
 
     @property
     def listener_pid(self) -> int | None:
@@ -145,8 +148,9 @@ class LibvirtVm:
         else:
             self._read_statistics(statistics, poll.read_s)
         actual_kib = await self._actual(connection, statistics, domain, busy)
+        run_state = await self._run_state(connection, statistics, busy)
         return VmFacts(
-            run_state=await self._run_state(connection, statistics, busy),
+            run_state=run_state,
             ram_kib=domain.ram_kib,
             actual_kib=actual_kib,
             boot=self._boots.boot,
@@ -155,6 +159,7 @@ class LibvirtVm:
             statistics=self._boots.statistics,
             statistics_count=self._boots.statistics_count,
             qemu_pid=self.listener_pid,
+            migration=connection.migration,
             hands_off="; ".join(domain.hands_off),
             read_s=poll.read_s,
         )
@@ -167,6 +172,9 @@ class LibvirtVm:
         domain = await self._hypervisor.described(connection.start)
         if domain.hands_off:
             raise PortError(f"{self.name}: left alone: {'; '.join(domain.hands_off)}")
+        if connection.migration is Migration.OUTGOING:
+            # It would wait for half a minute for its turn, and be refused then.
+            raise PortError(f"{self.name}: libvirt sets no target while it migrates or saves a domain")
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
         await self._call(connection, "target", lambda domain: domain.setMemoryFlags(target_kib, live))
         connection.not_before_s = self._clock.now()
@@ -318,25 +326,34 @@ class LibvirtVm:
 
     async def _run_state(self, connection: _Connection, statistics: Mapping[str, Any], busy: bool) -> RunState:
         lib = self._link.lib
+        on_its_way = Migration.INCOMING if connection.arriving else Migration.OUTGOING
         state, reason = statistics.get("state.state"), statistics.get("state.reason")
         if connection.job and not busy:  # what occupies the domain would keep this request waiting, too
             kind = (await self._call(connection, "job", lambda domain: domain.jobInfo()))[0]
             connection.job = kind in (lib.VIR_DOMAIN_JOB_BOUNDED, lib.VIR_DOMAIN_JOB_UNBOUNDED)
             if connection.job:
+                connection.migration = on_its_way
                 return RunState.MIGRATING
         if state == lib.VIR_DOMAIN_PAUSED and reason in (
             lib.VIR_DOMAIN_PAUSED_MIGRATION, lib.VIR_DOMAIN_PAUSED_SAVE, lib.VIR_DOMAIN_PAUSED_DUMP,
             lib.VIR_DOMAIN_PAUSED_SNAPSHOT, lib.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT,
             lib.VIR_DOMAIN_PAUSED_POSTCOPY, lib.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
         ):  # fmt: skip
+            connection.migration = on_its_way
             return RunState.MIGRATING
         if connection.arriving:
             # Told once: whoever hears MIGRATING adopts what comes after as it is, without a startup target.
             connection.arriving = False
             self._boots.migrated_in(self._clock.now())
+            self._came_in = self._boots.boot
+            connection.migration = Migration.ARRIVED
             return RunState.MIGRATING
+        connection.migration = Migration.ARRIVED if self._came_in == self._boots.boot else Migration.NONE
         if state in (lib.VIR_DOMAIN_RUNNING, lib.VIR_DOMAIN_BLOCKED):
-            return RunState.MIGRATING if reason == lib.VIR_DOMAIN_RUNNING_POSTCOPY else RunState.RUNNING
+            if reason == lib.VIR_DOMAIN_RUNNING_POSTCOPY:
+                connection.migration = Migration.INCOMING  # it runs here, and its memory is still on its way
+                return RunState.MIGRATING
+            return RunState.RUNNING
         if state in (lib.VIR_DOMAIN_SHUTDOWN, lib.VIR_DOMAIN_SHUTOFF):
             return RunState.SHUTDOWN
         return RunState.PAUSED

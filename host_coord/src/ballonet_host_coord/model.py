@@ -76,7 +76,7 @@ class Migration(StrEnum):
 
     NONE = ""
     INCOMING = "incoming"
-    """QEMU waits for the machine, or takes it in: not one instruction has run here."""
+    """QEMU waits for the machine, or takes it in."""
     ARRIVED = "arrived"
     """This boot began by coming from elsewhere."""
     OUTGOING = "outgoing"
