@@ -147,6 +147,40 @@ def test_who_arrives_is_told_as_migrating_once(reason: int) -> None:
     run(test)
 
 
+def test_a_domain_that_is_being_started_is_looked_at_once_it_is() -> None:
+    """Until then an arrival looks like a boot, and would be set to its startup size."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        domain.status = (3, 11)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vm.connect)
+            await trio.sleep(1)
+            assert nursery.child_tasks
+            domain.status = (3, 2)
+        assert (await vm.facts()).migration is Migration.INCOMING
+        domain.status = (1, 2)
+        await trio.sleep(2)
+        await vm.facts()
+        facts = await vm.facts()
+        assert (facts.migration, facts.boot) == (Migration.ARRIVED, 2)
+
+    run(test)
+
+
+def test_a_domain_that_never_gets_started_delays_nobody_for_long() -> None:
+    """It is taken as it looks then."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        domain.status = (3, 11)
+        with trio.fail_after(15):
+            await vm.connect()
+        assert (await vm.facts()).run_state is RunState.PAUSED
+
+    run(test)
+
+
 def test_a_domain_that_waits_for_its_memory_is_told_as_coming() -> None:
     """Before it runs, and in post-copy while it runs: its memory is still elsewhere."""
 

@@ -93,6 +93,7 @@ class Seen:
     """From the first instruction at the destination to the agent's first report there."""
     granted_s: float = 0.0
     """... and to the first grant."""
+    settled: GuestSnapshot | None = None
     left: list[str] = field(default_factory=list)
     gone: GuestSnapshot | None = None
 
@@ -153,6 +154,7 @@ def seen(image, accelerator, play) -> Seen:
                     seen.booked = [turn for turn in target.turns if turn[0].now_s >= reserved_s]
                 async with there.guest() as guest:
                     seen.usable_at_destination_s = (await guest.hold(NEEDED_MIB))["usable_s"]
+                seen.settled = target.alpha
                 seen.left.append(source.why)
                 await here.monitor.call("quit")
                 await source.until(lambda: source.alpha.vm.run_state is RunState.ABSENT, within_s=10)
@@ -162,10 +164,12 @@ def seen(image, accelerator, play) -> Seen:
 
     found: Seen = play(scenario)
     print(
-        f"guest stood still {found.stood_still_s:.3f} s, heard after {found.heard_s:.3f} s, "
-        f"granted after {found.granted_s:.3f} s, {found.departed and found.departed.vm.actual_kib} KiB there, "
-        f"{found.arrived and found.arrived.vm.actual_kib} here, resident {found.arrived and found.arrived.residency}"
+        f"\nguest stood still {found.stood_still_s:.3f} s; from its first instruction here: first report "
+        f"{found.heard_s:.3f} s, first grant {found.granted_s:.3f} s"
     )
+    for where, guest in (("left", found.departed), ("came", found.arrived), ("settled", found.settled)):
+        if guest is not None and guest.residency is not None:
+            print(f"{where}: actual {guest.vm.actual_kib} KiB, resident {guest.residency.resident_kib} KiB")
     return found
 
 
@@ -223,12 +227,11 @@ async def it_moves(
     stopped_s, resumed_s = await event(here, "STOP"), await event(there, "RESUME")
     seen.stood_still_s = resumed_s - stopped_s
     apart_s = time.time() - trio.current_time()
-    report = target.alpha.report
-    assert report is not None
-    seen.heard_s = report.arrived_s + apart_s - resumed_s
     await target.until(lambda: bool(target.coordinator.ledger.target_kib("alpha")), within_s=20)
     seen.after = [turn for turn in target.turns if turn[0].guests[0].vm.migration is Migration.ARRIVED]
     seen.arrived = seen.after[0][0].guests[0]
+    heard = [report.arrived_s for turn in seen.after if (report := turn[0].guests[0].report) is not None]
+    seen.heard_s = heard[0] + apart_s - resumed_s
     granted = next(turn for turn in seen.after if any(isinstance(order, SetTarget) for order in turn[2]))
     seen.granted_s = granted[0].now_s + apart_s - resumed_s
 

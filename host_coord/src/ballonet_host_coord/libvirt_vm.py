@@ -28,6 +28,9 @@ MOVES_S = 60.0
 """A balloon that has not arrived by then is asked for no more often than one at rest."""
 HUNG_MS = 3000
 """A request that has occupied a domain's QEMU this long means that it hangs; they take milliseconds."""
+STARTS_S = 10.0
+STARTS_LOOK_S = 0.1
+"""libvirt has started a domain in a second, and looks the same until then whether it boots or arrives."""
 
 EVENTS = {
     LinkEventKind.REBOOT: VmEventKind.RESET,
@@ -262,11 +265,22 @@ class LibvirtVm:
             find = partial(find_qemu, self.name, domain.uuid, domain.qemu_user, run_folders())
             process = await self._link.callers.beside(find)
         self._qemu = process
+        state, reason = await self._started(connection)
         now_s = self._clock.now()
         began_s = now_s - (age_s(process) if process else 0.0)
         if self._boots.connected(process, began_s, now_s):
-            state, reason = (await self._call(connection, "state", lambda domain: domain.state()))[:2]
             connection.arriving = _arrived(self._link.lib, state, reason)
+
+    async def _started(self, connection: _Connection) -> tuple[int, int]:
+        """State and reason, once libvirt has started it: before, nothing tells a boot from an arrival (0.6 s, m)."""
+        lib = self._link.lib
+        until_s = self._clock.now() + STARTS_S
+        while True:
+            state, reason = (await self._call(connection, "state", lambda domain: domain.state()))[:2]
+            starts = state == lib.VIR_DOMAIN_PAUSED and reason == lib.VIR_DOMAIN_PAUSED_STARTING_UP
+            if not starts or self._clock.now() >= until_s:
+                return state, reason
+            await self._clock.sleep(STARTS_LOOK_S)
 
     async def _call(self, connection: _Connection, what: str, function: Callable[[Any], Any]) -> Any:
         """Ask libvirt about this domain; `function` gets its handle, in a worker thread."""
