@@ -271,9 +271,7 @@ HOLDS = {
     "is being migrated away": {"vm": make_vm(run_state=RunState.MIGRATING, migration=Migration.OUTGOING)},
     "was migrated away": {"vm": make_vm(run_state=RunState.MIGRATING, migration=Migration.LEFT)},
     "settling: migrated here": {"vm": make_vm(migration=Migration.ARRIVED, boot_began_s=NOW_S - 1)},
-    "migrated here: its balloon driver": {
-        "vm": make_vm(migration=Migration.ARRIVED), "booking": Booking(512 * MIB, 0, claimed=True)
-    },
+    "migrated here: its": {"vm": make_vm(migration=Migration.ARRIVED), "booking": Booking(512 * MIB, 0, claimed=True)},
     "does not answer: booked": {"vm": make_vm(run_state=RunState.UNREACHABLE)},
     "booting": {"booking": Booking(512 * MIB, 0, claimed=True)},
     "left alone: it uses hugepages": {"vm": make_vm(hands_off="it uses hugepages")},
