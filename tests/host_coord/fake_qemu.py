@@ -21,6 +21,7 @@ class FakeQemu:
         self.ram_bytes = 1024 * MIB
         self.actual_bytes = 1024 * MIB
         self.migration: dict[str, Any] = {}
+        self.capabilities: set[str] = set()
         self.last_update = 0
         self.statistics: dict[str, int] = {}
         self.properties: dict[tuple[str, str], Any] = {
@@ -99,6 +100,8 @@ class FakeQemu:
                 self.actual_bytes = min(arguments["value"], self.ram_bytes)
             case "cont":
                 self.status = "running"
+            case "migrate-set-capabilities":
+                self.capabilities |= {item["capability"] for item in arguments["capabilities"] if item["state"]}
             case "qmp_capabilities":
                 pass
             case _:

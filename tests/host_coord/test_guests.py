@@ -10,6 +10,7 @@ from ballonet_host_coord.model import (
     AgentFacts,
     BalloonStatistics,
     LinkState,
+    Migration,
     ReportKind,
     Residency,
     RunState,
@@ -190,6 +191,25 @@ def test_migrated_machine_goes_on(running):
     """The end of an incoming migration counts as a boot and is no reason to set a startup target."""
     running.vm_read(make_vm(run_state=RunState.MIGRATING), None, NOW_S)
     assert booted(running) is None
+
+
+def test_machine_that_is_found_after_its_arrival_goes_on(record):
+    """Seen first when it runs here already, in a young process: its startup target would be a blind shrink (I3)."""
+    vm = make_vm(migration=Migration.ARRIVED, boot_began_s=NOW_S - 1)
+    assert record.vm_read(vm, None, NOW_S) is None
+
+
+def test_machine_that_arrives_has_its_claim_until_its_driver_answers_here(record):
+    """Statistics that its device brings along, or showed before, are no answer of a driver that runs here (I1)."""
+    record.vm_read(make_vm(run_state=RunState.MIGRATING, migration=Migration.INCOMING), None, NOW_S)
+    booking = record.snapshot(NOW_S).booking
+    assert (booking.claimed, booking.assigned_kib) == (True, GIB)
+    arrived = make_vm(boot=2, migration=Migration.ARRIVED, boot_began_s=NOW_S + 1, statistics_count=0)
+    record.vm_read(arrived, None, NOW_S + 1)
+    assert record.snapshot(NOW_S + 1).booking.claimed
+    record.reported(make_report(NOW_S + 2))
+    booking = record.snapshot(NOW_S + 2).booking
+    assert (booking.claimed, booking.assigned_kib) == (False, 512 * MIB)
 
 
 def test_machine_that_is_gone_holds_nothing(running):

@@ -21,6 +21,7 @@ from ballonet_host_coord.model import (
     Booking,
     HostFacts,
     LinkState,
+    Migration,
     ReportKind,
     RunState,
     SetTarget,
@@ -60,6 +61,29 @@ def test_the_next_step_waits_for_arrival_and_a_report() -> None:
     (second,) = step(ledger, (replace(unheard, report=make_report(NOW_S + 2.7, size)), 500), now_s=NOW_S + 3)
     assert isinstance(second, SetTarget)
     assert 500 * MIB <= second.target_kib <= size - STEP_LEAST_KIB
+
+
+def test_a_shrink_under_way_ends_when_the_guest_migrates_away() -> None:
+    """Once, at the size reached; what it was asked for does not hold afterwards."""
+    ledger = stepping()
+    consent = consent_to(500)
+    vm = make_vm(actual_kib=850 * MIB, run_state=RunState.MIGRATING, migration=Migration.OUTGOING)
+    leaving = replace(guest_at(850, NOW_S + 2, consent), vm=vm)
+    (stop,) = step(ledger, (leaving, 850), now_s=NOW_S + 2)
+    assert isinstance(stop, SetTarget)
+    assert stop.target_kib == 850 * MIB
+    assert step(ledger, (leaving, 850), now_s=NOW_S + 3) == []
+    stays = guest_at(850, NOW_S + 3 + BACK_OFF_S, consent)
+    (again,) = step(ledger, (stays, 500), now_s=NOW_S + 3 + BACK_OFF_S)
+    assert isinstance(again, AskInflate)
+    assert again.gen == 2
+
+
+@pytest.mark.parametrize("migration", [Migration.INCOMING, Migration.LEFT])
+def test_nothing_is_said_to_who_is_not_here(migration: Migration) -> None:
+    """A process that waits for a guest, or whose guest has gone, gets no command."""
+    vm = make_vm(actual_kib=850 * MIB, run_state=RunState.MIGRATING, migration=migration)
+    assert step(stepping(), (replace(guest_at(850, NOW_S + 2), vm=vm), 500), now_s=NOW_S + 2) == []
 
 
 def test_no_further_than_the_agent_agreed() -> None:

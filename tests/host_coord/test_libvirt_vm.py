@@ -9,7 +9,7 @@ import trio.testing
 from ballonet_host_coord import libvirt_vm
 from ballonet_host_coord.boots import Process
 from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
-from ballonet_host_coord.model import RunState, VmEventKind
+from ballonet_host_coord.model import Migration, RunState, VmEventKind
 from ballonet_host_coord.ports import PortError, VmAbsent, VmGone
 
 from .fake_libvirt import FakeDomain, FakeLibvirt, Hang, xml
@@ -109,14 +109,21 @@ def test_a_job_is_a_migration_until_it_ends() -> None:
         domain.job = 2
         fake.event(domain, fake.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, 1)
         assert (await vm.next_event()).kind is VmEventKind.MIGRATION
-        assert (await vm.facts()).run_state is RunState.MIGRATING
+        facts = await vm.facts()
+        assert (facts.run_state, facts.migration) == (RunState.MIGRATING, Migration.OUTGOING)
+        with pytest.raises(PortError, match="while it migrates or saves"):
+            await vm.set_target(100 * 1024)
+        assert "setMemoryFlags" not in fake.heard
         domain.job = 0
         await trio.sleep(1)
-        assert (await vm.facts()).run_state is RunState.RUNNING
+        facts = await vm.facts()
+        assert (facts.run_state, facts.migration) == (RunState.RUNNING, Migration.NONE)
         fake.heard.clear()
         await trio.sleep(1)
         await vm.facts()
         assert fake.heard == ["domainListGetStats"]
+        await vm.set_target(100 * 1024)
+        assert "setMemoryFlags" in fake.heard
 
     run(test)
 
@@ -155,7 +162,59 @@ def test_who_arrives_is_told_as_migrating_once(reason: int) -> None:
         first = await vm.facts()
         second = await vm.facts()
         assert (first.run_state, second.run_state) == (RunState.MIGRATING, RunState.RUNNING)
-        assert second.boot == 2
+        assert (second.boot, second.migration) == (2, Migration.ARRIVED)
+        assert (await vm.facts()).migration is Migration.ARRIVED
+        fake.event(domain, fake.VIR_DOMAIN_EVENT_ID_REBOOT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await vm.facts()).migration is Migration.NONE
+
+    run(test)
+
+
+def test_a_domain_that_is_being_started_is_looked_at_once_it_is() -> None:
+    """Until then an arrival looks like a boot, and would be set to its startup size."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        domain.status = (3, 11)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vm.connect)
+            await trio.sleep(1)
+            assert nursery.child_tasks
+            domain.status = (3, 2)
+        assert (await vm.facts()).migration is Migration.INCOMING
+        domain.status = (1, 2)
+        await trio.sleep(2)
+        await vm.facts()
+        facts = await vm.facts()
+        assert (facts.migration, facts.boot) == (Migration.ARRIVED, 2)
+
+    run(test)
+
+
+def test_a_domain_that_never_gets_started_delays_nobody_for_long() -> None:
+    """It is taken as it looks then."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        domain.status = (3, 11)
+        with trio.fail_after(15):
+            await vm.connect()
+        assert (await vm.facts()).run_state is RunState.PAUSED
+
+    run(test)
+
+
+def test_a_domain_that_waits_for_its_memory_is_told_as_coming() -> None:
+    """Before it runs, and in post-copy while it runs: its memory is still elsewhere."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        domain.status = (3, 2)
+        await vm.connect()
+        for _ in range(2):
+            facts = await vm.facts()
+            assert (facts.run_state, facts.migration, facts.boot) == (RunState.MIGRATING, Migration.INCOMING, 1)
 
     run(test)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ballonet_host_coord.overdraft import ALARM_S, CALM_S, OverdraftWatch
+import pytest
 
-MIB = 1024
+from ballonet_host_coord.model import Booking, Migration
+from ballonet_host_coord.overdraft import ALARM_S, CALM_S, OverdraftWatch, overdrawn_cause
+
+from .builders import MIB, make_guest, make_snapshot, make_vm
 
 
 def play(*seconds: tuple[int, bool]) -> tuple[OverdraftWatch, list[str]]:
@@ -43,3 +46,21 @@ def test_calm_ends_it() -> None:
     watch, said = play((50, True), (int(CALM_S) + 1, False), (50, True))
     assert [line.split()[0] for line in said] == ["OVERDRAWN", "overdraft", "OVERDRAWN"]
     assert not watch.alarm
+
+
+@pytest.mark.parametrize(
+    ("migration", "claimed", "cause"),
+    [
+        (Migration.INCOMING, True, "alpha migrates here and is booked with its whole RAM"),
+        (Migration.ARRIVED, True, "alpha migrates here and is booked with its whole RAM"),
+        (Migration.ARRIVED, False, "alpha migrated here with 1024 MiB"),
+        (Migration.NONE, True, "alpha has booted and its balloon has not answered yet"),
+        (Migration.NONE, False, "alpha was found at 1024 MiB"),
+    ],
+)
+def test_who_came_from_elsewhere_is_named_so(migration: Migration, claimed: bool, cause: str) -> None:
+    """An operator can tell a migration that did not fit from a reset."""
+    vm = make_vm(actual_kib=1024 * MIB, migration=migration)
+    booking = Booking(1024 * MIB, 0, claimed=claimed)
+    guest = make_guest(vm=vm, booking=booking, hypervisor_target_kib=None)
+    assert overdrawn_cause(make_snapshot(guest, budget_kib=900 * MIB)) == cause

@@ -34,6 +34,7 @@ from .model import (
     GuestSnapshot,
     HostState,
     LinkState,
+    Migration,
     Phase,
     ReportKind,
     Rule,
@@ -42,7 +43,7 @@ from .model import (
 )
 from .overdraft import overdrawn_cause
 from .pace import TOLERANCE_KIB
-from .rules import rule_of, status_of
+from .rules import MIGRATING, rule_of, status_of
 from .slider import Tuning, tuning
 from .water import fill
 
@@ -60,7 +61,6 @@ for a next step of demand, and so little that it is moved once."""
 
 SETTLING = "settling"
 _RUNNING = RunState.RUNNING
-
 
 
 @dataclass(slots=True)
@@ -234,13 +234,15 @@ def _fixed_reason(guest: GuestSnapshot) -> str:
     if state is RunState.PAUSED:
         return "paused"
     if state is RunState.MIGRATING:
-        return "migrating"
+        return MIGRATING[guest.vm.migration]
     if state is RunState.UNREACHABLE and not guest.vm.ram_kib:
         return "its hypervisor has not answered yet: booked with its maximum"
     if state is RunState.UNREACHABLE:
         return "its hypervisor does not answer: booked as it was"
     if hands_off:
         return f"left alone: {hands_off}"
+    if guest.booking.claimed and guest.vm.migration is Migration.ARRIVED:
+        return "migrated here: its balloon driver has not answered yet, booked with its whole RAM"
     if guest.booking.claimed:
         return "booting: its balloon driver has not answered yet, booked with its whole RAM"
     return ""
@@ -254,7 +256,8 @@ def _hold_reason(guest: GuestSnapshot, now_s: float) -> str:
     if vm.deflate_on_oom is not True and not guest.settings.shrink_without_deflate_on_oom:
         return "deflate-on-oom is off: only grown"
     if now_s - vm.boot_began_s < SETTLING_S:
-        return f"{SETTLING}: booted {now_s - vm.boot_began_s:.0f} s ago, not shrunk before {SETTLING_S:.0f} s"
+        began = "migrated here" if vm.migration is Migration.ARRIVED else "booted"
+        return f"{SETTLING}: {began} {now_s - vm.boot_began_s:.0f} s ago, not shrunk before {SETTLING_S:.0f} s"
     if report is None:
         return "no report and no statistics: hands off"
     age_s = now_s - report.arrived_s

@@ -34,6 +34,7 @@ from .model import (
     GuestSnapshot,
     HostFacts,
     HostSettings,
+    Migration,
     Residency,
     RunState,
     UsageReport,
@@ -75,7 +76,7 @@ def headroom_kib(settings: HostSettings, budget_kib: int) -> int:
 
 def boot_answered(vm: VmFacts, report: UsageReport | None) -> bool:
     """Whether this boot's balloon driver has shown itself, so that `actual` is a claim of this boot."""
-    if vm.run_state is RunState.PRELAUNCH:
+    if vm.run_state is RunState.PRELAUNCH or vm.migration is Migration.INCOMING:
         return False
     if report is not None and report.balloon_kib is not None and report.arrived_s >= vm.boot_began_s:
         bag_kib = vm.ram_kib - vm.actual_kib

@@ -58,7 +58,9 @@ class AgentReports:
                 stream = await self._vm.open_channel()
             except PortError as exc:
                 self._session.detached(str(exc))
-                await self._clock.sleep(wait_s)
+                self._wake = trio.Event()
+                with trio.move_on_after(wait_s):
+                    await self._wake.wait()  # a machine that has just migrated here waits for nobody's pause
                 wait_s = min(RETRY_MOST_S, wait_s * 2)
                 continue
             wait_s = RETRY_FIRST_S

@@ -19,6 +19,7 @@ from .model import (
     GuestSettings,
     GuestSnapshot,
     LinkState,
+    Migration,
     ReportKind,
     Residency,
     RunState,
@@ -212,7 +213,7 @@ class GuestRecord:
         """Whether a machine seen anew may have run for long: a startup target would be a blind shrink (I3)."""
         if vm.run_state is RunState.PRELAUNCH:
             return False
-        if RunState.MIGRATING in (self.vm.run_state, vm.run_state):
+        if RunState.MIGRATING in (self.vm.run_state, vm.run_state) or vm.migration is not Migration.NONE:
             return True
         if vm.qemu_pid is None:  # its age cannot be told: only a reset or an end that we saw makes it a new one
             return not self._seen or self.vm.run_state is RunState.UNREACHABLE

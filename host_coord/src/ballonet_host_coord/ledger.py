@@ -40,6 +40,7 @@ from .model import (
     GuestDecision,
     GuestSnapshot,
     LinkState,
+    Migration,
     RunState,
     SetTarget,
     Snapshot,
@@ -48,7 +49,6 @@ from .model import (
     VmFacts,
 )
 from .move import ARRIVED_KIB, BACK_OFF_S, STUCK_S, Move
-from .other_mover import Act
 from .pace import SCARCE_LEAST_KIB, grant_least_kib, is_needed, need_per_weight, step_kib, worthwhile_kib
 
 PAGE_KIB = 4
@@ -200,8 +200,9 @@ class Ledger:
             move.set_by_another_kib = None
             if guest.vm.run_state is not RunState.RUNNING:
                 move.other.doubt()
+                commands += self._leave_off(guest, move, now_s)
                 continue
-            if self._look_for_others(guest, move, now_s):
+            if move.look_for_others(guest, now_s):
                 continue
             choice = decided[name]
             order = self._follow(guest, move, choice.floor_kib, room_kib + pending_kib, now_s)
@@ -217,30 +218,6 @@ class Ledger:
         return commands + grants + self._start(snapshot, room_kib)
 
     # --- following ---------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _look_for_others(guest: GuestSnapshot, move: Move, now_s: float) -> bool:
-        """Whether nothing is done in this turn, since another mover is at work or may be."""
-        move.unclear = False
-        if guest.vm.ram_kib != move.ram_kib:
-            # Memory was plugged in or out, and `actual` went with it: nobody's order, and no target of ours.
-            if move.ram_kib and move.arrived:
-                move.adopt()
-            move.ram_kib = guest.vm.ram_kib
-        if move.target_kib is None or guest.booking.claimed:
-            return False
-        if guest.hands_off and move.arrived:
-            move.adopt()
-            return False
-        if move.stuck_since_s is not None:
-            move.other.begun()  # what it does late is no order
-        act = move.other.look(guest, move.target_kib, now_s)
-        if act is Act.ANOTHERS:
-            move.adopt()
-            move.set_by_another_kib = guest.vm.actual_kib
-        move.unclear = act is not Act.OURS
-        move.taken_back_kib = move.lowered_kib = 0
-        return move.unclear
 
     def _follow(
         self, guest: GuestSnapshot, move: Move, floor_kib: int, room_kib: int, now_s: float
@@ -301,6 +278,13 @@ class Ledger:
         """End a move where it stands: the target becomes the size reached, or its floor."""
         move.stop(guest.vm.actual_kib, least_kib, now_s)
         return SetTarget(guest.name, least_kib, why)
+
+    def _leave_off(self, guest: GuestSnapshot, move: Move, now_s: float) -> list[Command]:
+        """It begins to migrate away: a shrink under way ends here, since nobody would follow it any more (I3, I9)."""
+        move.asked_kib = None
+        if guest.vm.migration is not Migration.OUTGOING or move.arrived or not move.stepped_s:
+            return []
+        return [self._stop(guest, move, guest.vm.actual_kib, now_s, "it migrates away: its shrink ends here")]
 
     @staticmethod
     def _return_step(guest: GuestSnapshot, move: Move, least_kib: int, room_kib: int, now_s: float) -> SetTarget:

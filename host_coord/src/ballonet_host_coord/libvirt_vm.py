@@ -15,7 +15,7 @@ from .libvirt_callers import Caller
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_stream import open_stream
 from .libvirt_xml import AGENT_PORT, DomainXml
-from .model import RunState, VmEvent, VmEventKind, VmFacts
+from .model import Migration, RunState, VmEvent, VmEventKind, VmFacts
 from .ports import ByteStream, PortError, VmAbsent, VmGone
 from .qemu_process import age_s, belongs_to, find_qemu, run_folders
 
@@ -30,6 +30,9 @@ HUNG_MS = 3000
 FIND_TIMEOUT_S = 2.0
 """Looking for a process reads those of everybody, and one that hangs may keep who reads of it waiting."""
 FIND_AGAIN_S = 10.0
+STARTS_S = 10.0
+STARTS_LOOK_S = 0.1
+"""libvirt has started a domain in a second, and looks the same until then whether it boots or arrives."""
 
 EVENTS = {
     LinkEventKind.REBOOT: VmEventKind.RESET,
@@ -91,6 +94,7 @@ class _Connection:
     """A migration, save or dump may be under way."""
     arriving: bool = False
     """It came from another host or from a file, and runs on with the past that it had there."""
+    migration: Migration = Migration.NONE
 
 
 class LibvirtVm:
@@ -108,6 +112,8 @@ class LibvirtVm:
         """Of which start `_qemu` is."""
         self._finding = False
         self._find_again_s = 0.0
+        self._came_in = 0
+        """The boot that began by arriving."""
 
     @property
     def listener_pid(self) -> int | None:
@@ -168,8 +174,9 @@ class LibvirtVm:
         else:
             self._read_statistics(statistics, poll.read_s)
         actual_kib = await self._actual(connection, statistics, domain, busy)
+        run_state = await self._run_state(connection, statistics, busy)
         return VmFacts(
-            run_state=await self._run_state(connection, statistics, busy),
+            run_state=run_state,
             ram_kib=domain.ram_kib,
             actual_kib=actual_kib,
             boot=self._boots.boot,
@@ -178,6 +185,7 @@ class LibvirtVm:
             statistics=self._boots.statistics,
             statistics_count=self._boots.statistics_count,
             qemu_pid=self.listener_pid,
+            migration=connection.migration,
             hands_off="; ".join(domain.hands_off),
             read_s=poll.read_s,
         )
@@ -190,6 +198,9 @@ class LibvirtVm:
         domain = await self._hypervisor.described(connection.start)
         if domain.hands_off:
             raise PortError(f"{self.name}: left alone: {'; '.join(domain.hands_off)}")
+        if connection.migration is Migration.OUTGOING:
+            # It would wait for half a minute for its turn, and be refused then.
+            raise PortError(f"{self.name}: libvirt sets no target while it migrates or saves a domain")
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
 
         def set_memory(caller: Caller) -> None:
@@ -300,11 +311,22 @@ class LibvirtVm:
         process = self._qemu
         if domain.qemu_user and (process is None or not belongs_to(process, domain.qemu_user)):
             self._qemu = process = await self._find(connection.start, domain.qemu_user)
+        state, reason = await self._started(connection)
         now_s = self._clock.now()
         began_s = now_s - (age_s(process) if process else 0.0)
         if self._boots.connected(process, began_s, now_s):
-            state, reason = (await self._call(connection, "state", lambda domain: domain.state()))[:2]
             connection.arriving = _arrived(self._link.lib, state, reason)
+
+    async def _started(self, connection: _Connection) -> tuple[int, int]:
+        """State and reason, once libvirt has started it: before, nothing tells a boot from an arrival (0.6 s, m)."""
+        lib = self._link.lib
+        until_s = self._clock.now() + STARTS_S
+        while True:
+            state, reason = (await self._call(connection, "state", lambda domain: domain.state()))[:2]
+            starts = state == lib.VIR_DOMAIN_PAUSED and reason == lib.VIR_DOMAIN_PAUSED_STARTING_UP
+            if not starts or self._clock.now() >= until_s:
+                return state, reason
+            await self._clock.sleep(STARTS_LOOK_S)
 
     async def _call(self, connection: _Connection, what: str, function: Callable[[Any], Any]) -> Any:
         """Ask libvirt about this domain; `function` gets its handle, in a worker thread."""
@@ -364,27 +386,37 @@ class LibvirtVm:
 
     async def _run_state(self, connection: _Connection, statistics: Mapping[str, Any], busy: bool) -> RunState:
         lib = self._link.lib
+        on_its_way = Migration.INCOMING if connection.arriving else Migration.OUTGOING
         state, reason = statistics.get("state.state"), statistics.get("state.reason")
         if connection.job:
             if busy:  # what occupies the domain would keep the question waiting, too, and may be the job itself
+                connection.migration = on_its_way
                 return RunState.MIGRATING
             kind = (await self._call(connection, "job", lambda domain: domain.jobInfo()))[0]
             connection.job = kind in (lib.VIR_DOMAIN_JOB_BOUNDED, lib.VIR_DOMAIN_JOB_UNBOUNDED)
             if connection.job:
+                connection.migration = on_its_way
                 return RunState.MIGRATING
         if state == lib.VIR_DOMAIN_PAUSED and reason in (
             lib.VIR_DOMAIN_PAUSED_MIGRATION, lib.VIR_DOMAIN_PAUSED_SAVE, lib.VIR_DOMAIN_PAUSED_DUMP,
             lib.VIR_DOMAIN_PAUSED_SNAPSHOT, lib.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT,
             lib.VIR_DOMAIN_PAUSED_POSTCOPY, lib.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
         ):  # fmt: skip
+            connection.migration = on_its_way
             return RunState.MIGRATING
         if connection.arriving:
             # Told once: whoever hears MIGRATING adopts what comes after as it is, without a startup target.
             connection.arriving = False
             self._boots.migrated_in(self._clock.now())
+            self._came_in = self._boots.boot
+            connection.migration = Migration.ARRIVED
             return RunState.MIGRATING
+        connection.migration = Migration.ARRIVED if self._came_in == self._boots.boot else Migration.NONE
         if state in (lib.VIR_DOMAIN_RUNNING, lib.VIR_DOMAIN_BLOCKED):
-            return RunState.MIGRATING if reason == lib.VIR_DOMAIN_RUNNING_POSTCOPY else RunState.RUNNING
+            if reason == lib.VIR_DOMAIN_RUNNING_POSTCOPY:
+                connection.migration = Migration.INCOMING  # it runs here, and its memory is still on its way
+                return RunState.MIGRATING
+            return RunState.RUNNING
         if state in (lib.VIR_DOMAIN_SHUTDOWN, lib.VIR_DOMAIN_SHUTOFF):
             return RunState.SHUTDOWN
         return RunState.PAUSED

@@ -71,6 +71,20 @@ class RunState(StrEnum):
     """The process lives and its monitor does not answer: whatever it had stays booked."""
 
 
+class Migration(StrEnum):
+    """Where a VM stands between two hosts, or between this host and a file."""
+
+    NONE = ""
+    INCOMING = "incoming"
+    """QEMU waits for the machine, or takes it in."""
+    ARRIVED = "arrived"
+    """This boot began by coming from elsewhere."""
+    OUTGOING = "outgoing"
+    """Being copied; the guest runs here until the last moment."""
+    LEFT = "left"
+    """Copied: it runs elsewhere, and this process holds its memory until it ends or is told to go on after all."""
+
+
 @dataclass(frozen=True, slots=True)
 class BalloonStatistics:
     """virtio-balloon's statistics, answered by this boot's driver. Guest kernel's scale."""
@@ -102,6 +116,7 @@ class VmFacts:
     """How many different statistics this boot's driver has sent: 0 means that no driver has answered."""
     qemu_pid: int | None = None
     read_s: float = 0.0
+    migration: Migration = Migration.NONE
     hands_off: str = ""
     """Why nothing may move this VM's memory (hugepages, a device that pins it); empty where it may be moved."""
 

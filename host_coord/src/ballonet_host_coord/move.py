@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .model import Consent, Wish
-from .other_mover import OtherMover
+from .model import Consent, GuestSnapshot, Wish
+from .other_mover import Act, OtherMover
 
 ARRIVED_KIB = 1024
 """`actual` within 1 MiB of the target has arrived: drivers move whole chunks of 256 pages."""
@@ -126,6 +126,29 @@ class Move:
         self.forced = self.unclear = False
         self.arrived = True
         self.other.begun()
+
+    def look_for_others(self, guest: GuestSnapshot, now_s: float) -> bool:
+        """Whether nothing is done in this turn, since another mover is at work or may be."""
+        self.unclear = False
+        if guest.vm.ram_kib != self.ram_kib:
+            # Memory was plugged in or out, and `actual` went with it: nobody's order, and no target of ours.
+            if self.ram_kib and self.arrived:
+                self.adopt()
+            self.ram_kib = guest.vm.ram_kib
+        if self.target_kib is None or guest.booking.claimed:
+            return False
+        if guest.hands_off and self.arrived:
+            self.adopt()
+            return False
+        if self.stuck_since_s is not None:
+            self.other.begun()  # what it does late is no order
+        act = self.other.look(guest, self.target_kib, now_s)
+        if act is Act.ANOTHERS:
+            self.adopt()
+            self.set_by_another_kib = guest.vm.actual_kib
+        self.unclear = act is not Act.OURS
+        self.taken_back_kib = self.lowered_kib = 0
+        return self.unclear
 
     def stood_still(self, now_s: float) -> None:
         """It was stopped because its balloon does not follow."""

@@ -6,7 +6,7 @@ What flickers is not over: an overdraft ends when the books were balanced for `C
 from __future__ import annotations
 
 from .decision import mib
-from .model import Snapshot
+from .model import Migration, Snapshot
 from .pace import TOLERANCE_KIB
 
 ALARM_S = 60.0
@@ -64,12 +64,16 @@ def overdrawn_cause(snapshot: Snapshot) -> str:
             continue
         if not guest.vm.ram_kib:
             causes.append((over_kib, f"{guest.name} does not answer and is booked with its maximum"))
+        elif guest.booking.claimed and guest.vm.migration in (Migration.INCOMING, Migration.ARRIVED):
+            causes.append((over_kib, f"{guest.name} migrates here and is booked with its whole RAM"))
         elif guest.booking.claimed:
             causes.append((over_kib, f"{guest.name} has booted and its balloon has not answered yet"))
         elif guest.residency is not None and guest.residency.resident_kib >= guest.booking.assigned_kib:
             causes.append((over_kib, f"{guest.name} resides above its balloon's size"))
         elif guest.hypervisor_target_kib is not None:
             causes.append((over_kib, f"{guest.name} took {mib(over_kib)} back or has not given it yet"))
+        elif guest.vm.migration is Migration.ARRIVED:
+            causes.append((over_kib, f"{guest.name} migrated here with {mib(guest.booking.assigned_kib)}"))
         else:
             causes.append((over_kib, f"{guest.name} was found at {mib(guest.booking.assigned_kib)}"))
     causes.sort(reverse=True)

@@ -20,7 +20,7 @@ import trio
 
 from .boots import BootTracker, Process
 from .channel_socket import ChannelStream, lock_directory, open_channel
-from .model import GuestSettings, RunState, Settings, VmEvent, VmEventKind, VmFacts
+from .model import GuestSettings, Migration, RunState, Settings, VmEvent, VmEventKind, VmFacts
 from .ports import Clock, PortError, VmAbsent, VmGone
 from .qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
 
@@ -46,8 +46,12 @@ RUN_STATES = {
 }
 MOST_BYTES = 1 << 63
 """More than any machine has: whoever says more, or less than nothing, is not QEMU."""
-ARRIVING = ("inmigrate", "restore-vm")
-"""The machine's memory is about to be replaced by that of another process or of a saved one."""
+MIGRATIONS = {
+    "inmigrate": Migration.INCOMING,
+    "restore-vm": Migration.INCOMING,
+    "finish-migrate": Migration.OUTGOING,
+    "postmigrate": Migration.LEFT,
+}
 MIGRATION_OVER = ("none", "completed", "failed", "cancelled")
 
 EVENTS = {
@@ -112,7 +116,10 @@ class QmpVm:
         self._lock_directories = lock_directories
         self._boots = BootTracker()
         self._connection: _Connection | None = None
-        self._arriving = False
+        self._migration = Migration.NONE
+        self._unknown_past = True
+        self._came_in = 0
+        """The boot that began with the end of an incoming migration."""
         self._facts_lock = trio.Lock()
         self._listener_pid: int | None = None
 
@@ -150,7 +157,7 @@ class QmpVm:
             # A process that the kernel does not show us cannot be told from another, nor from one that has ended.
             connection.qemu_pid = self._listener_pid = process.pid if process else None
             if self._boots.connected(process, now_s - age_s, now_s):
-                self._arriving = False
+                self._migration, self._unknown_past = Migration.NONE, True
             await self._look_around(connection)
         except BaseException:
             await self.aclose()
@@ -163,12 +170,17 @@ class QmpVm:
             actual_bytes = await self._ask("query-balloon", "actual", int)
             await self._read_statistics(connection.balloon)
             run_state = RUN_STATES.get(status, RunState.PAUSED)
-            if run_state in (RunState.RUNNING, RunState.PAUSED) and await self._leaving():
-                run_state = RunState.MIGRATING
+            migration = MIGRATIONS.get(status, Migration.NONE)
+            if run_state in (RunState.RUNNING, RunState.PAUSED):
+                migration = await self._travelling()
+                if migration is Migration.OUTGOING:
+                    run_state = RunState.MIGRATING
             now_s = self._clock.now()
-            if self._arriving and status not in ARRIVING:
-                self._boots.migrated_in(now_s)
-            self._arriving = status in ARRIVING
+            if self._migration is Migration.INCOMING and migration is not Migration.INCOMING:
+                self._came(now_s)
+            self._migration, self._unknown_past = migration, False
+            if migration is Migration.NONE and self._came_in == self._boots.boot:
+                migration = Migration.ARRIVED
             return VmFacts(
                 run_state=run_state,
                 ram_kib=connection.ram_kib,
@@ -180,6 +192,7 @@ class QmpVm:
                 statistics_count=self._boots.statistics_count,
                 qemu_pid=connection.qemu_pid,
                 read_s=now_s,
+                migration=migration,
             )
 
     async def set_target(self, target_kib: int) -> None:
@@ -214,6 +227,10 @@ class QmpVm:
     async def open_channel(self) -> ChannelStream:
         if not self._settings.channel_path:
             raise PortError(f"{self._settings.name}: the settings name no channel")
+        if self._migration is Migration.INCOMING:
+            # What is written now, a guest reads that has another coordinator yet; and a port that was opened and
+            # closed before the guest runs is open for it ever after.
+            raise PortError(f"{self._settings.name}: is being migrated here")
         return await open_channel(self._settings.channel_path, lock_directory(self._lock_directories))
 
     async def aclose(self) -> None:
@@ -246,8 +263,12 @@ class QmpVm:
 
     async def _property(self, path: str, name: str) -> Any:
         """A property of a device, None where this QEMU has no such."""
+        return await self._answer_or_none("qom-get", {"path": path, "property": name})
+
+    async def _answer_or_none(self, command: str, arguments: dict[str, Any]) -> Any:
+        """None where this QEMU refuses the command."""
         try:
-            return await self._command("qom-get", {"path": path, "property": name})
+            return await self._command(command, arguments)
         except VmGone:
             raise
         except PortError:
@@ -272,6 +293,9 @@ class QmpVm:
             "value": STATISTICS_INTERVAL_S,
         }
         await self._command("qom-set", interval)
+        # Else QEMU says nothing when a migration begins, and we would look a second later. Refused while one is on.
+        events = {"capabilities": [{"capability": "events", "state": True}]}
+        await self._answer_or_none("migrate-set-capabilities", events)
 
     async def _read_statistics(self, balloon: str) -> None:
         shown = await self._property(balloon, "guest-stats")
@@ -281,10 +305,21 @@ class QmpVm:
                 shown["last-update"], values if isinstance(values, dict) else {}, self._clock.now()
             )
 
-    async def _leaving(self) -> bool:
-        """Whether an outgoing migration is under way; QEMU calls such a machine running until its last moment."""
+    async def _travelling(self) -> Migration:
+        """Whether an outgoing migration is under way; QEMU calls such a machine running until its last moment. One that
+        is over when we first look may have been an incoming one, of a guest that has run for long."""
         reply = await self._command("query-migrate")
-        return isinstance(reply, dict) and reply.get("status", "none") not in MIGRATION_OVER
+        status = reply.get("status", "none") if isinstance(reply, dict) else "none"
+        if status not in MIGRATION_OVER:
+            return Migration.OUTGOING
+        if self._unknown_past and status == "completed":
+            self._came_in = self._boots.boot
+        return Migration.NONE
+
+    def _came(self, now_s: float) -> None:
+        self._boots.migrated_in(now_s)
+        self._came_in = self._boots.boot
+        self._migration = Migration.NONE
 
     def _on_event(self, event: dict[str, Any]) -> None:
         """Called in the order of QEMU's words, before any later reply is returned."""
@@ -292,6 +327,8 @@ class QmpVm:
             stamp = event.get("timestamp")
             seconds = stamp.get("seconds") if isinstance(stamp, dict) else None
             self._boots.reset(self._clock.now(), seconds if isinstance(seconds, int) else 0)
+        elif event["event"] == "RESUME" and self._migration is Migration.INCOMING:
+            self._came(self._clock.now())
 
 
 def _event_kind(event: dict[str, Any], other_ports: set[str]) -> VmEventKind | None:

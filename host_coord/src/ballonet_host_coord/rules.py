@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .model import Rule, RunState, Status
+from .model import Migration, Rule, RunState, Status
 from .pace import TOLERANCE_KIB
 
 if TYPE_CHECKING:
     from .arbiter import _Party
+
+MIGRATING = {
+    Migration.NONE: "migrating: left alone",
+    Migration.INCOMING: "is being migrated here: booked with its whole RAM",
+    Migration.ARRIVED: "was migrated here and does not run yet: booked with its whole RAM",
+    Migration.OUTGOING: "is being migrated away: left alone at the size it has",
+    Migration.LEFT: "was migrated away: booked until its process ends",
+}
 
 
 def rule_of(party: _Party, target_kib: int) -> Rule:

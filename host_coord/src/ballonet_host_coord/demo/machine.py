@@ -45,6 +45,7 @@ class MachineSpec:
 
     `waiting`: it waits before its first instruction until told `cont`. `keep_writes`: the guest writes to the image's
     own disk, which nobody else may use then. `more_disks` come last, read-only. `kernel_arguments` are added.
+    `incoming`: it waits for `migrate-incoming`, and for the machine that comes then.
     """
 
     name: str
@@ -56,6 +57,7 @@ class MachineSpec:
     agent_port: bool = True
     compared_agent_port: bool = False
     keep_writes: bool = False
+    incoming: bool = False
     more_disks: tuple[Path, ...] = ()
     kernel_arguments: str = ""
 
@@ -222,7 +224,7 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
         "-name", spec.name, "-machine", "pc", "-accel", accelerator,
         *(["-cpu", "host"] if accelerator == KVM else []),
         "-smp", "1", "-m", f"{spec.ram_kib}K",
-        "-nodefaults", "-no-user-config", "-display", "none", *(["-S"] if spec.waiting else []),
+        "-nodefaults", "-no-user-config", "-display", "none", *(["-S"] if spec.waiting and not spec.incoming else []),
         "-kernel", str(image.kernel), "-initrd", str(image.initrd),
         "-append", kernel_arguments,
         *_flat("-drive", disks),
@@ -231,6 +233,7 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
         *_flat("-device", (f"virtserialport,id={tag},chardev={tag},name={name}" for name, tag in ports)),
         *_flat("-qmp", (f"unix:{folder / name}.sock,server=on,wait=off" for name in ("qmp", "monitor"))),
         "-serial", f"file:{folder / 'console.log'}",
+        *(["-incoming", "defer"] if spec.incoming else []),
     ]  # fmt: skip
 
 

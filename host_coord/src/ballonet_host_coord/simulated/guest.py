@@ -36,6 +36,14 @@ class SimulatedAgent:
         self._wake = trio.Event()
         machine.on_press = self._press
 
+    def arrive_from(self, source: SimulatedAgent) -> None:
+        """Its guest has migrated: the agent of `source` goes on here and hears that its port has lost its host."""
+        self._agent, self._boot = source._agent, self.machine.boot
+        source._agent = source._new_agent()
+        self._do(self._agent.disconnected(self._now()))
+        if self._stream is not None:
+            self._do(self._agent.connected(self._now()))
+
     async def serve(self, accept: Accept) -> None:
         """Live until cancelled."""
         async with trio.open_nursery() as nursery:

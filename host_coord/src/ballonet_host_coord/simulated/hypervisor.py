@@ -7,7 +7,7 @@ from math import inf
 
 import trio
 
-from ballonet_host_coord.model import Domain, Settings, VmEvent, VmEventKind, VmFacts
+from ballonet_host_coord.model import Domain, Migration, Settings, VmEvent, VmEventKind, VmFacts
 from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
 from .machine import SimulatedMachine
@@ -60,6 +60,8 @@ class SimulatedVm:
         await self._answer()
         if not self.machine.character.has_agent:
             raise PortError("the machine has no channel org.ballonet.agent.0")
+        if self.machine.migration is Migration.INCOMING:
+            raise PortError(f"{self.machine.name}: is being migrated here")
         return await self._connect_channel()
 
     async def aclose(self) -> None:

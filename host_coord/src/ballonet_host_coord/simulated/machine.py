@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ballonet_host_coord.model import BalloonStatistics, RunState, VmFacts
+from ballonet_host_coord.model import BalloonStatistics, Migration, RunState, VmFacts
 
 STEP_S = 0.05
 MIB = 1024
@@ -45,6 +45,12 @@ SELF_DEFLATE_AFTER_S = 0.5
 PRESS_EVERY_S = 0.5
 """One PSI event per window."""
 
+GUEST_STATE = (
+    "character", "target_kib", "device_actual_kib", "_boot_began_s", "_balloon_kib", "_inflated_pages",
+    "_deflated_pages", "_took_back", "_wanted_kib", "_touched_kib", "_stall_us", "_stalled_since_s", "_pressed_s",
+    "_resident_kib", "oom_kills", "deepest_shortage_kib",
+)  # fmt: skip
+"""What a machine is, beside the process that it runs in."""
 
 _pids = itertools.count(1)
 
@@ -72,6 +78,7 @@ class SimulatedMachine:
         self.ram_kib = ram_kib
         self.character = character or Character()
         self.run_state = RunState.PRELAUNCH
+        self.migration = Migration.NONE
         self.boot = 1
         self.ended = False
         self.target_kib = ram_kib
@@ -80,6 +87,7 @@ class SimulatedMachine:
         """Called as a PSI trigger would be."""
         self._now_s = now_s
         self._boot_began_s = now_s
+        self._arrived_s = now_s
         self._resident_kib = 0.0
         self._statistics_s = float("-inf")
         self._statistics_count = 0
@@ -111,6 +119,7 @@ class SimulatedMachine:
         """The guest reboots behind an open monitor: full RAM again, and a device that does not know it yet."""
         self.advance(now_s)
         self.boot += 1
+        self.migration = Migration.NONE
         self._begin_boot()
 
     def work(self, wanted_kib: int, now_s: float) -> None:
@@ -124,6 +133,33 @@ class SimulatedMachine:
         self.target_kib = min(target_kib, self.ram_kib)
         self._took_back = False
 
+    def await_migration(self) -> None:
+        """A process with `-incoming`: it has all its RAM, none of it touched, until another machine arrives."""
+        self.run_state, self.migration = RunState.MIGRATING, Migration.INCOMING
+
+    def begin_to_leave(self, now_s: float) -> None:
+        """It is copied from now on; the guest lives on here meanwhile."""
+        self.advance(now_s)
+        self.run_state, self.migration = RunState.MIGRATING, Migration.OUTGOING
+
+    def stay(self, now_s: float) -> None:
+        """The migration was cancelled or has failed."""
+        self.advance(now_s)
+        self.run_state, self.migration = RunState.RUNNING, Migration.NONE
+
+    def arrive_from(self, source: SimulatedMachine, now_s: float) -> None:
+        """What waits here goes on as the guest that `source` had: its balloon, its memory and the device's words travel
+        (m). `source` stands still, and holds its memory, until its process ends."""
+        source.advance(now_s)
+        self.advance(now_s)
+        for name in GUEST_STATE:
+            setattr(self, name, getattr(source, name))
+        self.boot += 1
+        self._statistics_count = 0
+        self.run_state, self.migration = RunState.RUNNING, Migration.ARRIVED
+        source.migration = Migration.LEFT
+        self._arrived_s = now_s
+
     # --- time --------------------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> None:
@@ -131,7 +167,7 @@ class SimulatedMachine:
         while self._now_s < now_s:
             step_s = min(STEP_S, now_s - self._now_s)
             self._now_s += step_s
-            if self.run_state is RunState.RUNNING:
+            if self.is_running:
                 self._live(step_s)
         self._now_s = max(self._now_s, now_s)
 
@@ -192,7 +228,11 @@ class SimulatedMachine:
     @property
     def is_up(self) -> bool:
         """This boot's driver and agent are there."""
-        return self.run_state is RunState.RUNNING and self._now_s - self._boot_began_s >= self.character.boot_s
+        return self.is_running and self._now_s - self._boot_began_s >= self.character.boot_s
+
+    @property
+    def is_running(self) -> bool:
+        return self.run_state is RunState.RUNNING or self.migration is Migration.OUTGOING
 
     @property
     def size_kib(self) -> int:
@@ -250,12 +290,13 @@ class SimulatedMachine:
             ram_kib=self.ram_kib,
             actual_kib=self.device_actual_kib,
             boot=self.boot,
-            boot_began_s=self._boot_began_s,
+            boot_began_s=max(self._boot_began_s, self._arrived_s),
             deflate_on_oom=self.character.deflate_on_oom,
             statistics=statistics,
             statistics_count=self._statistics_count,
             qemu_pid=self.qemu_pid,
             read_s=now_s,
+            migration=self.migration,
         )
 
     @property
