@@ -111,9 +111,12 @@ def by_service(sight: GuestSight, known: GuestSnapshot, proc_root: str = "/proc"
         resident_kib=known.residency.resident_kib if known.residency is not None else None,
         pins=(vm.hands_off,) if vm.hands_off else (),
     )
-    if vm.run_state is RunState.UNREACHABLE:
-        return replace(sight, error="its monitor does not answer the coordinator; `ballonet status` says why")
-    return _by_process(sight, vm.qemu_pid, proc_root)
+    sight = _by_process(sight, vm.qemu_pid, proc_root)
+    if vm.run_state is not RunState.UNREACHABLE:
+        return replace(sight, has_balloon=None)  # it has told its balloon's size
+    if sight.has_balloon is False:
+        return sight  # and that is why
+    return replace(sight, error="its monitor does not answer the coordinator; `ballonet status` says why")
 
 
 async def _by_monitor(sight: GuestSight, path: str, proc_root: str) -> GuestSight:
@@ -175,6 +178,7 @@ def _by_process(sight: GuestSight, qemu_pid: int | None, proc_root: str) -> Gues
     reporting = sight.free_page_reporting
     return replace(
         sight,
+        has_balloon=arguments.has_balloon if sight.has_balloon is None else sight.has_balloon,
         free_page_reporting=arguments.free_page_reporting if reporting is None else reporting,
         pins=tuple(dict.fromkeys((*sight.pins, *arguments.pins))),
         qemu_uid=uid,
