@@ -292,3 +292,10 @@ def test_without_a_startup_target_a_waiting_machine_would_begin_with_all(monkeyp
     monkeypatch.setattr(GuestRecord, "_goes_on", lambda record, vm, now_s: True)
     with pytest.raises(AssertionError):
         test_waiting_machine_gets_its_startup_target(GuestRecord(make_settings(), Session(), Ledger()))
+
+
+def test_what_is_said_twice_is_said_once(record):
+    """Discovery and the connection find the same fault in a domain's XML."""
+    record.notes = ("not read", "and more")
+    record.vm_lost(True, "not read")
+    assert record.said == "not read; and more"

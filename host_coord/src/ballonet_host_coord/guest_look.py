@@ -55,7 +55,7 @@ async def look_at_guests(
 ) -> list[GuestSight]:
     """Every guest that the settings give a QMP socket, in their order."""
     known = {guest.name: guest for guest in snapshot.guests} if snapshot is not None else {}
-    listening = _listening(f"{proc_root}/net/unix")
+    listening = listening_paths(f"{proc_root}/net/unix")
     found: dict[str, GuestSight] = {}
     places = trio.CapacityLimiter(MOST_AT_ONCE)
 
@@ -204,7 +204,7 @@ def look_at_socket(path: str, listening: frozenset[str] | None) -> SocketSight:
     return SocketSight(path, "", status.st_uid, heard, not os.access(path, os.W_OK))
 
 
-def _listening(path: str) -> frozenset[str] | None:
+def listening_paths(path: str) -> frozenset[str] | None:
     """The paths that somebody in this network namespace is bound to. A relative one cannot be told: then None."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -228,7 +228,7 @@ async def look_at_domains(
     statistics: Mapping[str, Mapping[str, Any]] = {}
     with suppress(PortError):
         statistics = await link.call("statistics of all domains", all_statistics)
-    listening = _listening(f"{proc_root}/net/unix")
+    listening = listening_paths(f"{proc_root}/net/unix")
     found = []
     for start in sorted(running, key=lambda start: start.name):
         if start.name in own or not any(fnmatchcase(start.name, domain) for domain in settings.libvirt_domains):
