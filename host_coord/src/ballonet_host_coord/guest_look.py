@@ -130,7 +130,9 @@ async def _by_monitor(sight: GuestSight, path: str, proc_root: str) -> GuestSigh
         return replace(sight, error=str(error), unjudged=denied or "another client" in str(error))
     try:
         return _by_process(await _ask(sight, client), client.peer[0], proc_root)
-    except (QmpClosed, QmpError, QmpTimeout, ValueError, TypeError, LookupError) as error:
+    except QmpTimeout as error:
+        return replace(sight, error=f"its QEMU is there and does not answer now: {error}", unjudged=True)
+    except (QmpClosed, QmpError, ValueError, TypeError, LookupError) as error:
         return replace(sight, error=f"its monitor does not answer like QEMU's: {error}")
     finally:
         await client.aclose()
