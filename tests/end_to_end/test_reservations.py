@@ -165,7 +165,7 @@ def test_who_boots_with_less_keeps_nobody_from_waiting(play):
         ({"size": "1G", "weight": 0}, "size, settled or weight: allowed is a whole number"),
         ({"size": "1G", "timeout_s": -1}, "timeout_s = -1: allowed is a number of seconds up to 600"),
         ({"size": "1G", "hold_s": "long"}, "hold_s = 'long'"),
-        ({"size": "1G", "name": ""}, "allowed is the machine.s name"),
+        ({"size": "1G", "name": ""}, "allowed is the machine's name"),
         ({"size": "1G", "name": "alpha"}, "alpha is there already, and booked"),
     ],
 )

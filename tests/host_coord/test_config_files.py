@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ballonet_host_coord import config
+from ballonet_host_coord.cli_asking import settings_socket
 from ballonet_host_coord.config import ConfigError, TomlSettings
+from ballonet_host_coord.model import HostSettings
 
 GUEST = '[guest.web]\nqmp = "/run/vm/web.qmp"\nminimum = "256M"\nmaximum = "1G"\n'
 
@@ -104,3 +106,15 @@ def test_a_fault_is_one_line_that_can_be_seen(tmp_path: Path, text: str, said: s
     (fault,) = faults(tmp_path)
     assert said in fault
     assert fault.isprintable()
+
+
+def test_a_running_coordinator_is_found_although_the_files_have_faults(
+    drop_ins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says in `status` what is wrong with them, so `status` must find it; what is not said is the default."""
+    main = drop_ins.parent / "coordinator.toml"
+    monkeypatch.setenv("BALLONET_CONFIG", str(main))
+    (drop_ins / "10-bad.toml").write_text("[host")
+    assert settings_socket() == HostSettings().control_path
+    main.write_text(f'[host]\ncontrol = "{drop_ins}/control"\nslider = 101\n{GUEST}')
+    assert settings_socket() == f"{drop_ins}/control"

@@ -91,9 +91,9 @@ def test_a_strange_name_stays_in_its_line() -> None:
     ("options", "said"),
     [
         ([], Arguments()),
-        (["-device", "virtio-balloon-pci,free-page-reporting=on"], Arguments(True)),
-        (["-device", '{"driver":"virtio-balloon-pci","free-page-reporting":true}'], Arguments(True)),
-        (["-device", "virtio-balloon-pci,id=b"], Arguments(False)),
+        (["-device", "virtio-balloon-pci,free-page-reporting=on"], Arguments(True, has_balloon=True)),
+        (["-device", '{"driver":"virtio-balloon-pci","free-page-reporting":true}'], Arguments(True, has_balloon=True)),
+        (["-device", "virtio-balloon-pci,id=b"], Arguments(False, has_balloon=True)),
         (["-device", "vfio-pci,host=1:0.0"],
          Arguments(None, ("it has a device of the host's (VFIO), which pins its memory",))),
         (["-overcommit", "mem-lock=on"], Arguments(None, ("its memory is locked",))),
@@ -108,3 +108,10 @@ def test_a_strange_name_stays_in_its_line() -> None:
 def test_qemus_command_line_is_read(options: list[str], said: Arguments) -> None:
     """Both forms of options tell what pins memory and whether free pages are reported."""
     assert read_arguments(["qemu-system-x86_64", *options]) == said
+
+
+def test_a_name_that_is_to_be_typed_is_quoted_and_whole() -> None:
+    """A command that mends names the guest as a shell takes it, however long it is: nothing of it is run."""
+    name = "$(touch x); " + "n" * 200
+    (found,) = [f for f in guest_findings([replace(WELL, name=name, by_libvirt=True, has_port=False)]) if f.mend]
+    assert found.mend == f"ballonet adopt '{name}'"

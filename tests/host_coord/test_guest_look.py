@@ -13,7 +13,14 @@ import trio.testing
 
 from ballonet_host_coord.control import serve_control
 from ballonet_host_coord.guest_check import GuestSight
-from ballonet_host_coord.guest_look import ask_service, by_service, look_at_domains, look_at_guests, look_at_socket
+from ballonet_host_coord.guest_look import (
+    ask_service,
+    by_service,
+    listening_paths,
+    look_at_domains,
+    look_at_guests,
+    look_at_socket,
+)  # fmt: skip
 from ballonet_host_coord.host_check import Service
 from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
 from ballonet_host_coord.model import GuestSettings, HostSettings, RunState, Settings
@@ -143,3 +150,33 @@ def test_domains_are_read_from_their_xml() -> None:
         assert ("web2" in web2.error, web2.unjudged) == (True, False)
 
     with_libvirt(test)
+
+
+def test_a_monitor_that_a_coordinator_may_hold_is_not_met(tmp_path: Path) -> None:
+    """Where a coordinator may run that the caller may not ask, nobody connects, and the guest is unjudged."""
+
+    async def test(qemu: FakeQemu, settings: Settings) -> None:
+        (seen,) = await look_at_guests(settings, Service(error="permission denied", denied=True), None)
+        assert (seen.unjudged, qemu.client) == (True, None)
+
+    with_qemu(tmp_path, test)
+
+
+def test_a_missing_balloon_is_named_though_the_coordinator_gave_up(tmp_path: Path) -> None:
+    """QEMU's arguments tell why it is unreachable; with a balloon there it is the monitor's fault."""
+    (tmp_path / "7").mkdir()
+    known = make_guest("web", vm=make_vm(qemu_pid=7, run_state=RunState.UNREACHABLE))
+    (tmp_path / "7/cmdline").write_text("qemu\0-m\0160M\0")
+    seen = by_service(GuestSight("web"), known, str(tmp_path))
+    assert (seen.has_balloon, seen.error) == (False, "")
+    (tmp_path / "7/cmdline").write_text("qemu\0-device\0virtio-balloon-pci\0")
+    assert "does not answer the coordinator" in by_service(GuestSight("web"), known, str(tmp_path)).error
+
+
+def test_a_listening_socket_with_a_strange_name_is_found(tmp_path: Path) -> None:
+    """libvirt puts the domain's name into the path; what Python takes for a line's end is none in /proc."""
+    path = tmp_path / "a\x85b\u2028c\x1d"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        assert look_at_socket(str(path), listening_paths("/proc/net/unix")).heard

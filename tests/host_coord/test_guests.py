@@ -347,3 +347,10 @@ def test_a_reset_leaves_the_size_of_who_is_not_managed(running, choice):
         setattr(running, choice, True if choice != "yielded" else "another mover")
     command = booted(running, qemu_pid=running.vm.qemu_pid or 1)
     assert (command is None) is bool(choice)
+
+
+def test_what_is_said_twice_is_said_once(record):
+    """Discovery and the connection find the same fault in a domain's XML."""
+    record.notes = ("not read", "and more")
+    record.vm_lost(True, "not read")
+    assert record.said == "not read; and more"

@@ -224,3 +224,11 @@ def test_the_command_that_is_named_can_be_typed() -> None:
     """A name with a space or a quote comes quoted."""
     assert resume_command("web") == "ballonet resume web"
     assert resume_command("my web's") == """ballonet resume 'my web'"'"'s'"""
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb", "   ", "\u202egnp", "n" * 300])
+def test_room_is_asked_for_a_machine_of_any_name(name: str) -> None:
+    """libvirt starts a domain of such a name, and its hook asks for it."""
+    coordinator = coordinator_with(MemoryState())
+    answer = ask(coordinator, "reserve", guest=name, size="64M")
+    assert (answer["name"], answer["state"]) == (name, "pending")

@@ -12,7 +12,6 @@ import trio
 
 from .config import DEFAULT_PATH, ConfigError, TomlSettings
 from .control import ControlError, NoRoom, Unreachable, request
-from .model import HostSettings
 from .plain_text import printable
 
 FAILED, UNREACHABLE, NO_ROOM = 1, 3, 4
@@ -41,11 +40,11 @@ def ask(socket_path: str | None, operation: str, arguments: dict[str, Any] | Non
 
 
 def settings_socket() -> str:
-    """Where a coordinator with the default settings would listen; faults in them are `serve`'s to tell."""
+    """Where a coordinator with the default settings listens; faults in them are its own to tell, in `status` too."""
     try:
         return TomlSettings(os.environ.get("BALLONET_CONFIG", DEFAULT_PATH)).load().host.control_path
-    except ConfigError:
-        return HostSettings().control_path
+    except ConfigError as error:
+        return error.control_path
 
 
 def say(line: str, *, err: bool = False) -> None:

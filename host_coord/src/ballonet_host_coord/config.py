@@ -74,10 +74,12 @@ class Fault:
 
 
 class ConfigError(Exception):
-    """The settings cannot be used. `faults` holds everything that is wrong with them."""
+    """The settings cannot be used. `faults` holds everything that is wrong with them, `control_path` what they say of
+    the control socket all the same: whoever asks a running coordinator finds it there."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[Fault], control_path: str = "") -> None:
         self.faults = tuple(faults)
+        self.control_path = control_path or HostSettings().control_path
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
@@ -104,7 +106,7 @@ class TomlSettings:
             total_kib = budget_kib(settings.host, self._host.facts())
         _validate(settings, total_kib, tree, checker)
         if checker.faults:
-            raise ConfigError(checker.faults)
+            raise ConfigError(checker.faults, settings.host.control_path)
         self.warnings = tuple(_odd(settings, total_kib))
         return settings
 

@@ -76,6 +76,8 @@ class Arguments:
 
     free_page_reporting: bool | None = None
     pins: tuple[str, ...] = ()
+    has_balloon: bool = False
+    """One that QEMU began with; a plugged one is not in the arguments."""
 
 
 def guest_findings(guests: Sequence[GuestSight]) -> list[Finding]:
@@ -211,12 +213,13 @@ def _shared_sockets(guests: Sequence[GuestSight]) -> Iterable[Finding]:
 def read_arguments(untrusted: Sequence[str]) -> Arguments:
     """What the arguments say, in both forms that QEMU takes: `key=value,...` and JSON."""
     reporting: bool | None = None
+    has_balloon = False
     pins: list[str] = []
     for option, value in itertools.pairwise(untrusted):
         said = _said(value)
         kind = str(said.get("driver") or said.get("qom-type") or said.get("") or "")
         if option == "-device" and kind.startswith("virtio-balloon"):
-            reporting = _is_on(said.get("free-page-reporting"))
+            has_balloon, reporting = True, _is_on(said.get("free-page-reporting"))
         elif option == "-device" and kind.startswith("vfio-"):
             pins.append("it has a device of the host's (VFIO), which pins its memory")
         elif (option == "-overcommit" and _is_on(said.get("mem-lock"))) or (
@@ -230,7 +233,7 @@ def read_arguments(untrusted: Sequence[str]) -> Arguments:
                 pins.append("it uses hugepages")
             if said.get("policy") == "bind" and _one_node(said.get("host-nodes")):
                 pins.append("its memory is bound to one NUMA node")
-    return Arguments(reporting, tuple(dict.fromkeys(pins)))
+    return Arguments(reporting, tuple(dict.fromkeys(pins)), has_balloon)
 
 
 def _said(untrusted_text: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ async def look_at_guests(
 ) -> list[GuestSight]:
     """Every guest that the settings give a QMP socket, in their order."""
     known = {guest.name: guest for guest in snapshot.guests} if snapshot is not None else {}
-    listening = _listening(f"{proc_root}/net/unix")
+    listening = listening_paths(f"{proc_root}/net/unix")
     found: dict[str, GuestSight] = {}
     places = trio.CapacityLimiter(MOST_AT_ONCE)
 
@@ -112,9 +112,12 @@ def by_service(sight: GuestSight, known: GuestSnapshot, proc_root: str = "/proc"
         resident_kib=known.residency.resident_kib if known.residency is not None else None,
         pins=(vm.hands_off,) if vm.hands_off else (),
     )
-    if vm.run_state is RunState.UNREACHABLE:
-        return replace(sight, error="its monitor does not answer the coordinator; `ballonet status` says why")
-    return _by_process(sight, vm.qemu_pid, proc_root)
+    sight = _by_process(sight, vm.qemu_pid, proc_root)
+    if vm.run_state is not RunState.UNREACHABLE:
+        return replace(sight, has_balloon=None)  # it has told its balloon's size
+    if sight.has_balloon is False:
+        return sight  # and that is why
+    return replace(sight, error="its monitor does not answer the coordinator; `ballonet status` says why")
 
 
 async def _by_monitor(sight: GuestSight, path: str, proc_root: str) -> GuestSight:
@@ -128,7 +131,9 @@ async def _by_monitor(sight: GuestSight, path: str, proc_root: str) -> GuestSigh
         return replace(sight, error=str(error), unjudged=denied or "another client" in str(error))
     try:
         return _by_process(await _ask(sight, client), client.peer[0], proc_root)
-    except (QmpClosed, QmpError, QmpTimeout, ValueError, TypeError, LookupError) as error:
+    except QmpTimeout as error:
+        return replace(sight, error=f"its QEMU is there and does not answer now: {error}", unjudged=True)
+    except (QmpClosed, QmpError, ValueError, TypeError, LookupError) as error:
         return replace(sight, error=f"its monitor does not answer like QEMU's: {error}")
     finally:
         await client.aclose()
@@ -176,6 +181,7 @@ def _by_process(sight: GuestSight, qemu_pid: int | None, proc_root: str) -> Gues
     reporting = sight.free_page_reporting
     return replace(
         sight,
+        has_balloon=arguments.has_balloon if sight.has_balloon is None else sight.has_balloon,
         free_page_reporting=arguments.free_page_reporting if reporting is None else reporting,
         pins=tuple(dict.fromkeys((*sight.pins, *arguments.pins))),
         qemu_uid=uid,
@@ -201,7 +207,7 @@ def look_at_socket(path: str, listening: frozenset[str] | None) -> SocketSight:
     return SocketSight(path, "", status.st_uid, heard, not os.access(path, os.W_OK))
 
 
-def _listening(path: str) -> frozenset[str] | None:
+def listening_paths(path: str) -> frozenset[str] | None:
     """The paths that somebody in this network namespace is bound to. A relative one cannot be told: then None."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -227,7 +233,7 @@ async def look_at_domains(
         statistics = await link.call(
             "statistics of the domains", partial(statistics_of, uuids=[each.uuid for each in running])
         )
-    listening = _listening(f"{proc_root}/net/unix")
+    listening = listening_paths(f"{proc_root}/net/unix")
     found = []
     for start in sorted(running, key=lambda start: start.name):
         if start.name in own or not any(fnmatchcase(start.name, domain) for domain in settings.libvirt_domains):
