@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -174,6 +175,16 @@ def tree_disk(folder: Path) -> Path:
             information.mkdir()
             (information / "METADATA").write_text(distribution.read_text("METADATA") or "")
             continue
+        if not distribution.files:
+            # The environment may use Debian's own, which has no list of its files: without this a guest got nothing of
+            # it, and the service there ended before it was ready.
+            for module in (distribution.read_text("top_level.txt") or package).split():
+                spec = importlib.util.find_spec(module)
+                assert spec is not None, module
+                assert spec.submodule_search_locations is not None, module
+                shutil.copytree(
+                    spec.submodule_search_locations[0], lib / module, ignore=shutil.ignore_patterns("__pycache__")
+                )
         for file in distribution.files or ():
             if ".." not in file.parts and "tests" not in file.parts:
                 (lib / file).parent.mkdir(parents=True, exist_ok=True)
