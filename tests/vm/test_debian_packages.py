@@ -325,7 +325,7 @@ def test_a_reload_with_a_fault_keeps_the_settings_and_says_so(seen):
 
 
 def test_nobody_who_asks_is_refused_whatever_happens_to_the_coordinator(seen):
-    """Killed twice, restarted, stopped until the watchdog bites, upgraded: each question had its answer at one socket."""
+    """Killed twice, restarted, stopped until the watchdog bites, upgraded: each question has its answer."""
     assert len(set(seen.host_pids)) == 6
     assert "watchdog" in seen.output("host: journal bitten").lower()
     assert seen.answers["host: upgrade"].code == 0, seen.output("host: upgrade")
@@ -334,7 +334,7 @@ def test_nobody_who_asks_is_refused_whatever_happens_to_the_coordinator(seen):
 
 
 def test_faulty_settings_are_told_to_who_asks(seen):
-    """The service fails, its socket stays; a question is answered with the fault, and starts a service that was mended."""
+    """The service fails, its socket stays; a question is answered with the fault, and starts a mended service."""
     assert seen.answers["host: start with a fault"].code != 0
     assert seen.answers["host: asked with a fault"].code == 3
     assert "slider = 200" in seen.output("host: asked with a fault")
