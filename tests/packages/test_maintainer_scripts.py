@@ -132,7 +132,7 @@ def test_a_purge_takes_the_agents_user(debs: dict[str, Path], unpacked: Path, tm
 
 
 def test_a_purge_takes_the_coordinators_state_and_settings(debs: dict[str, Path], tmp_path: Path) -> None:
-    """A purge removes what the service kept, its settings and its group, and the folder if nothing else is in it."""
+    """A purge removes what the service kept, its settings and its group; the folder only if nothing else is in it."""
     machine = Machine(debs[HOST], tmp_path, systemd=True)
     assert set(machine.run("postrm", "remove")) == {"systemctl --system daemon-reload"}
     assert machine.run("postrm", "purge") == [

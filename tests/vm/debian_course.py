@@ -6,7 +6,7 @@ Nothing is judged here: test_debian_packages.py reads the answers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -127,13 +127,19 @@ class Course:
         return self.seen.sessions[name]
 
 
-async def play(image: Image, mirror: Path, folder: Path, accelerator: str, seen: Seen) -> None:
-    """All of it, on a disk of its own."""
+Step = Callable[[Course], Awaitable[None]]
+
+
+async def play(
+    image: Image, mirror: Path, folder: Path, accelerator: str, seen: Seen, first_of_all: Sequence[Step] = ()
+) -> None:  # fmt: skip
+    """All of it, on a disk of its own. What comes `first_of_all` leaves the guest as it was."""
     first = MachineSpec(
         "first", RAM_KIB, waiting=False, swap=False, agent_port=False, keep_writes=True, more_disks=(mirror,)
     )
     async with open_machine(first, image, accelerator, folder) as machine, open_shell(machine) as shell:
         course = Course(machine, shell, seen)
+        await course.play(*first_of_all)
         await course.play(install, plug_in, unplug_and_plug, stop_and_continue, kill_often, upgrade)
         await course.play(fill_the_disk, make_root_read_only, reboot)
         # The answer to this is lost with the guest.

@@ -19,15 +19,17 @@ CONFIG = "/etc/ballonet/coordinator.toml"
 PACKAGE = "ballonet-host-coord"
 SETTINGS = """
 [host]
-budget = "2G"
+budget = "3G"
 stop_policy = "deflate"
 [guest.web]
 qmp = "/run/vm/web.qmp"
 minimum = "256M"
+startup = "512M"
 maximum = "1G"
 [guest.mute]
 qmp = "/run/vm/mute.qmp"
 minimum = "256M"
+startup = "512M"
 maximum = "1G"
 """
 WATCHDOG_S = 8
@@ -83,10 +85,10 @@ async def start_host(course: Course) -> None:
 async def reload_host(course: Course) -> None:
     """A file with a fault, and then a good one, in the same process."""
     pid = await course.shell.run(f"systemctl show -P MainPID {SERVICE}")
-    await course.shell.run(write(CONFIG, SETTINGS.replace('budget = "2G"', "slider = 200")))
+    await course.shell.run(write(CONFIG, SETTINGS.replace('budget = "3G"', "slider = 200")))
     await course.note("host: reload with a fault", f"systemctl reload {SERVICE}")
     await course.note("host: status with a fault", "ballonet status --json")
-    await course.shell.run(write(CONFIG, SETTINGS.replace("2G", "3G")))
+    await course.shell.run(write(CONFIG, SETTINGS.replace("3G", "4G")))
     await course.note("host: reload", f"systemctl reload {SERVICE} && kill -0 {pid}")
     await course.note("host: status reloaded", "ballonet status --json")
 
@@ -134,7 +136,7 @@ async def _other_than(course: Course, pid: str) -> str:
 
 async def break_host(course: Course) -> None:
     """Started with faulty settings; then with good ones, by nothing but a question."""
-    await course.shell.run(write(CONFIG, SETTINGS.replace('budget = "2G"', "slider = 200")))
+    await course.shell.run(write(CONFIG, SETTINGS.replace('budget = "3G"', "slider = 200")))
     await course.note("host: start with a fault", f"systemctl restart {SERVICE}")
     await course.note("host: asked with a fault", f"{AS_MEMBER} ballonet status")
     await course.note("host: units with a fault", f"systemctl is-active {UNITS}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 import tempfile
@@ -19,12 +20,13 @@ from ballonet_host_coord.demo.machine import machine_folder
 from ballonet_protocol import ByeWhy, HelloReqWhy
 
 from . import debian_course as course
+from . import host_course
 from .packages import NEWER, build_mirror
 from .plain_image import build_plain_image, run
 
-# Five minutes without KVM on two busy cores (2026-11-25). What has to be built first is not in it.
-LONGEST_COURSE_S = 900.0
-pytestmark = pytest.mark.timeout(1800)  # a first run builds packages and an image, too
+# Ten minutes without KVM on two busy cores (2026-11-25). What has to be built first is not in it.
+LONGEST_COURSE_S = 1500.0
+pytestmark = pytest.mark.timeout(2400)  # a first run builds packages and an image, too
 CAP_IPC_LOCK, CAP_SYS_RESOURCE = 1 << 14, 1 << 24
 # What apt, dpkg, systemd and the kernel keep for themselves, whoever was installed.
 NOT_OURS = re.compile(
@@ -50,7 +52,7 @@ def seen() -> course.Seen:
 
         async def limited() -> None:
             with trio.move_on_after(LONGEST_COURSE_S) as scope:
-                await course.play(image, mirror, folder, choose_accelerator(image.kernel), seen)
+                await course.play(image, mirror, folder, choose_accelerator(image.kernel), seen, host_course.SCENES)
             if scope.cancelled_caught:
                 seen.broken["the whole course"] = f"not over after {LONGEST_COURSE_S:.0f} s"
 
@@ -281,3 +283,84 @@ def test_purge_leaves_nothing(seen):
     assert seen.output("agent after purge") == ""
     assert seen.output("failed after purge") == ""
     assert seen.output("units after purge") == ""
+
+
+# --- the coordinator's package ----------------------------------------------------------------------------
+
+
+def test_the_coordinator_is_installed_and_waits_for_its_settings(seen):
+    """Neither service nor socket is enabled or runs, nothing failed, and each file is there."""
+    assert seen.answers["host: install"].code == 0, seen.output("host: install")
+    assert seen.output("host: units installed").split() == ["disabled", "disabled", "inactive", "inactive"]
+    assert seen.output("host: failed") == seen.output("host: missing") == ""
+
+
+def test_members_of_the_group_may_ask_and_others_may_not(seen):
+    """Enabling the service brings the socket, which is root's and the group's; a member needs no root."""
+    assert seen.answers["host: enable"].code == 0, seen.output("host: enable")
+    assert seen.output("host: socket").splitlines() == ["660 root ballonet", "700 root"]
+    guests = json.loads(seen.output("host: asked by a member"))["guests"]
+    assert {guest["name"] for guest in guests} == {"web", "mute"}
+    assert seen.answers["host: asked by another"].code == 3
+    assert "permission denied" in seen.output("host: asked by another")
+
+
+def test_the_coordinator_has_two_capabilities(seen):
+    """CAP_DAC_OVERRIDE and CAP_SYS_PTRACE of root's, and nothing that it does was refused by the kernel's filter."""
+    status = dict(line.split(":", 1) for line in seen.output("host: process").splitlines())
+    assert int(status["CapEff"], 16) == 1 << 1 | 1 << 19 == int(status["CapBnd"], 16)
+    assert status["Seccomp"].strip() == "2"
+    assert seen.output("host: denied") == ""
+
+
+def test_a_reload_with_a_fault_keeps_the_settings_and_says_so(seen):
+    """systemctl reload, in the same process; a good file is taken, and the fault is no longer shown."""
+    assert seen.answers["host: reload with a fault"].code == 0, seen.output("host: reload with a fault")
+    host = json.loads(seen.output("host: status with a fault"))["host"]
+    assert host["budget_kib"] == 3 << 20
+    assert "slider = 200" in host["settings_fault"]
+    assert seen.answers["host: reload"].code == 0, seen.output("host: reload")
+    host = json.loads(seen.output("host: status reloaded"))["host"]
+    assert (host["budget_kib"], host["settings_fault"]) == (4 << 20, "")
+
+
+def test_nobody_who_asks_is_refused_whatever_happens_to_the_coordinator(seen):
+    """Killed twice, restarted, stopped until the watchdog bites, upgraded: each question has its answer."""
+    assert len(set(seen.host_pids)) == 6
+    assert "watchdog" in seen.output("host: journal bitten").lower()
+    assert seen.answers["host: upgrade"].code == 0, seen.output("host: upgrade")
+    assert re.fullmatch(r"answered \d+\ncode 0", seen.output("host: asked meanwhile"))
+    assert seen.output("host: same socket") == "active"
+
+
+def test_faulty_settings_are_told_to_who_asks(seen):
+    """The service fails, its socket stays; a question is answered with the fault, and starts a mended service."""
+    assert seen.answers["host: start with a fault"].code != 0
+    assert seen.answers["host: asked with a fault"].code == 3
+    assert "slider = 200" in seen.output("host: asked with a fault")
+    assert seen.output("host: units with a fault").split() == ["failed", "active"]
+    assert seen.answers["host: asked before it runs"].code == 0, seen.output("host: asked before it runs")
+    assert seen.output("host: started by a question") == "active"
+
+
+def test_a_stop_that_deflates_is_not_cut_off(seen):
+    """One machine answers after seconds, one never: the first has its memory, the stop is clean, the socket gone."""
+    assert seen.answers["host: stop"].code == 0, seen.output("host: stop")
+    assert seen.output("host: deflated") == "1024"
+    assert seen.output("host: stopped").split() == ["success", "inactive"]
+    assert "Traceback" not in seen.output("host: journal")
+
+
+def test_the_coordinators_purge_leaves_nothing(seen):
+    """A removal stops socket and service and leaves the settings; a purge takes them, the state and the group."""
+    assert seen.answers["host: remove"].code == 0, seen.output("host: remove")
+    assert seen.output("host: after remove").split()[:2] == ["inactive", "inactive"]
+    assert host_course.CONFIG in seen.output("host: after remove").splitlines()
+    assert seen.output("host: failed after remove") == ""
+    assert seen.answers["host: purge"].code == 0, seen.output("host: purge")
+    before, after = (
+        {path for path in seen.output(name).splitlines() if not NOT_OURS.match(path)}
+        for name in ("host: files before", "host: files after")
+    )
+    assert sorted(after - before) == []
+    assert "ballonet" not in seen.output("host: left")

@@ -1,7 +1,6 @@
 """QEMUs with a monitor and nothing else, for the coordinator in a guest: slow_qemu.py FOLDER.
 
-`web` needs seconds to answer when its balloon is set, and writes down what it was set to; `mute` lets the coordinator
-connect and says nothing when its balloon is set.
+`web` needs seconds to answer when it is given all of its memory, and writes that down; `mute` says nothing then.
 """
 
 import sys
@@ -16,8 +15,10 @@ FOLDER = Path(sys.argv[1])
 
 class SlowQemu(FakeQemu):
     async def _say(self, stream, message):
-        if self.heard[-1:] == ["balloon"] and "return" in message:
-            await trio.sleep(SLOW_S if self.path.endswith("web.qmp") else trio.inf)
+        if self.heard[-1:] == ["balloon"] and "return" in message and self.actual_bytes == self.ram_bytes:
+            if self.path.endswith("mute.qmp"):
+                await trio.sleep_forever()
+            await trio.sleep(SLOW_S)
             (FOLDER / "deflated").write_text(str(self.actual_bytes // MIB))
         await super()._say(stream, message)
 
