@@ -143,7 +143,7 @@ def test_starts_at_once_are_served_in_order(play):
 
 
 def test_who_boots_with_less_keeps_nobody_from_waiting(play):
-    """Machines that will have less than their boot claims are not refused for each other's claims, and wait for them."""
+    """Machines that will have less than their boot claims are not refused for each other's, and wait for them."""
 
     async def scenario(stage):
         await stage.until_up()

@@ -102,7 +102,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
         else:
             movable.append(party)
             if party.shrinkable:
-                refilled_kib += _refilled_kib(party)
+                refilled_kib += refilled_kib_of(party)
     booked_kib = overheads_kib + assigned_kib
     away_kib = overheads_kib + fixed_kib + refilled_kib + host.lacking_kib + host.reserved_kib
     # A critical host has no more than what is held already, whatever was promised: it lacks that, not the budget.
@@ -144,31 +144,6 @@ def enter(snapshot: Snapshot) -> list[_Party]:
     """The guests as they enter the ranks: bounds, demand, want and what holds them, for `explain`."""
     tuned = tuning(effective_slider(snapshot.host.slider, snapshot.host.state))
     return [_enter(guest, snapshot.now_s, tuned) for guest in snapshot.guests]
-
-
-def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
-    """What a machine of this size and weight would get beside these guests, by the rank of demand: minimums and what
-    cannot be taken stay, the rest is shared by weight. Nothing of the headroom, which pays urgent asks.
-
-    A guest that boots or has booted a moment ago will give what it is given, soon enough for one that may wait: it
-    counts with what it is to boot with.
-    """
-    takers, away_kib = [(0, 0, size_kib, weight)], snapshot.host.reserved_kib + snapshot.host.lacking_kib
-    for party in enter(snapshot):
-        guest = party.guest
-        away_kib += guest.booking.overhead_kib
-        least_kib = min(guest.settings.minimum_kib, guest.vm.ram_kib)
-        hands_off = guest.hands_off or guest.vm.hands_off
-        if guest.booking.claimed and guest.vm.run_state is _RUNNING and not hands_off:
-            startup_kib = min(max(guest.settings.startup_kib, least_kib), guest.vm.ram_kib)
-            takers.append((least_kib, least_kib, startup_kib, party.weight))
-        elif party.fixed:
-            away_kib += guest.booking.assigned_kib
-        else:
-            away_kib += _refilled_kib(party) if party.shrinkable else 0
-            lower_kib = party.floor_kib if party.settling else party.lower_kib
-            takers.append((least_kib, lower_kib, max(party.demand_kib, lower_kib), party.weight))
-    return fill(snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib, takers)[0]
 
 
 def fresh_for_s(guest: GuestSnapshot) -> float:
@@ -224,7 +199,7 @@ def _enter(guest: GuestSnapshot, now_s: float, tuned: Tuning) -> _Party:
     )
 
 
-def _refilled_kib(party: _Party) -> int:
+def refilled_kib_of(party: _Party) -> int:
     """What resides above what the guest was given: its balloon holds it already, so no shrink frees it."""
     above_kib = party.guest.booking.assigned_kib - party.given_kib
     return above_kib if above_kib > READ_APART_KIB else 0

@@ -4,8 +4,8 @@ All VMs share one bulk call per poll (`domainListGetStats`): 500 guests that are
 requests a second, not 500. It is asked not to wait for a domain that another request occupies; the first to meet a QEMU
 that hangs is given up after a second and repeated without that domain (`_ask`). It names the domains that it is about:
 while libvirtd runs a hook for one that starts, whatever asks for *all* domains waits for that hook (m), and a hook that
-asks us for room waits for what the polls of the others are to free. So does a start that waits for another's boot claim:
-discovery lists once for each connection, and follows the events from then on.
+asks us for room waits for what the polls of the others are to free. So does a start that waits for the boot claim of
+another: discovery lists once for each connection, and follows the events from then on.
 
 Its `balloon.current` is what libvirt heard last from QEMU's BALLOON_CHANGE, which comes once a second at most: up to a
 second old, and mid-way, for a balloon that moves (m). It tells that a size has changed, and `memoryStats` what it is.

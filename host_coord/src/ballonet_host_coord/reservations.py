@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from .arbiter import share_of_start_kib
+from .arbiter import enter, refilled_kib_of
 from .decision import mib
 from .model import GuestSnapshot, RunState, Snapshot
+from .water import fill
 
 LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
 DEFAULT_HOLD_S = 60.0
@@ -108,6 +109,31 @@ def is_there(guest: GuestSnapshot) -> bool:
 def free_kib(snapshot: Snapshot) -> int:
     """What the books have beside guests and headroom."""
     return snapshot.host.budget_kib - snapshot.host.headroom_kib - snapshot.booked_kib
+
+
+def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
+    """What a machine of this size and weight would get beside these guests, by the rank of demand: minimums and what
+    cannot be taken stay, the rest is shared by weight. Nothing of the headroom, which pays urgent asks.
+
+    A guest that boots or has booted a moment ago will give what it is given, soon enough for one that may wait: it
+    counts with what it is to boot with.
+    """
+    takers, away_kib = [(0, 0, size_kib, weight)], snapshot.host.reserved_kib + snapshot.host.lacking_kib
+    for party in enter(snapshot):
+        guest = party.guest
+        away_kib += guest.booking.overhead_kib
+        least_kib = min(guest.settings.minimum_kib, guest.vm.ram_kib)
+        hands_off = guest.hands_off or guest.vm.hands_off
+        if guest.booking.claimed and guest.vm.run_state is RunState.RUNNING and not hands_off:
+            startup_kib = min(max(guest.settings.startup_kib, least_kib), guest.vm.ram_kib)
+            takers.append((least_kib, least_kib, startup_kib, party.weight))
+        elif party.fixed:
+            away_kib += guest.booking.assigned_kib
+        else:
+            away_kib += refilled_kib_of(party) if party.shrinkable else 0
+            lower_kib = party.floor_kib if party.settling else party.lower_kib
+            takers.append((least_kib, lower_kib, max(party.demand_kib, lower_kib), party.weight))
+    return fill(snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib, takers)[0]
 
 
 def refusal(snapshot: Snapshot, wanted: Reservation) -> str:
