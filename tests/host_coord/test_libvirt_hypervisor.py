@@ -150,8 +150,8 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
 
 
 def test_starts_and_ends_are_followed_while_a_hook_keeps_the_list_waiting() -> None:
-    """Domains that come up while others wait in their hooks for room are found by their events: who waits for their boot
-    claims would otherwise wait for them to be listed, and the list for who waits. A new connection lists anew."""
+    """Domains that come up while others wait in their hooks for room are found by their events: who waits for a boot
+    claim would otherwise wait for it to be listed, and the list for who waits. A new connection lists anew."""
 
     async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
         fake.domain("first")
