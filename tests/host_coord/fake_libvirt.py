@@ -61,6 +61,7 @@ CONSTANTS = {
     "VIR_DOMAIN_JOB_NONE": 0, "VIR_DOMAIN_JOB_BOUNDED": 1, "VIR_DOMAIN_JOB_UNBOUNDED": 2,
     "VIR_DOMAIN_CONTROL_OK": 0, "VIR_DOMAIN_CONTROL_JOB": 1, "VIR_DOMAIN_CONTROL_OCCUPIED": 2,
     "VIR_DOMAIN_CONTROL_ERROR": 3,
+    "VIR_DOMAIN_XML_INACTIVE": 2,
     "VIR_DOMAIN_EVENT_STARTED": 2, "VIR_DOMAIN_EVENT_SUSPENDED": 3, "VIR_DOMAIN_EVENT_RESUMED": 4,
     "VIR_DOMAIN_EVENT_STOPPED": 5, "VIR_DOMAIN_EVENT_SHUTDOWN": 6, "VIR_DOMAIN_EVENT_PMSUSPENDED": 7,
     "VIR_DOMAIN_EVENT_CRASHED": 8,
@@ -87,6 +88,8 @@ class FakeDomain:
         self.number = number
         self.uuid = f"00000000-0000-4000-8000-{zlib.crc32(name.encode()):012d}"
         self.xml = xml(name, self.uuid)
+        self.definition = ""
+        """The inactive XML, where it is another."""
         self.status = (1, 1)
         self.stats: dict[str, Any] = {
             "balloon.current": 1048576, "balloon.maximum": 1048576, "balloon.rss": 300000, "balloon.last-update": 0,
@@ -108,7 +111,7 @@ class FakeDomain:
 
     def XMLDesc(self, flags: int = 0) -> str:
         self.libvirt.asked("XMLDesc")
-        return self.xml
+        return self.definition or self.xml if flags & self.libvirt.VIR_DOMAIN_XML_INACTIVE else self.xml
 
     def state(self) -> list[int]:
         self.libvirt.asked("state")

@@ -149,6 +149,18 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
     run(test)
 
 
+def test_a_domain_boots_with_what_its_definition_says() -> None:
+    """The live XML tells what the balloon has reached, all of it right after a start: no size to set as startup."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        defined, odd = fake.domain("defined"), fake.domain("odd")
+        defined.definition = defined.xml.replace("<currentMemory>1048576", "<currentMemory>524288")
+        odd.definition = "<domain/>"
+        assert [domain.startup_kib for domain in await hypervisor.domains()] == [524288, 1048576]
+
+    run(test)
+
+
 def test_starts_and_ends_are_followed_while_a_hook_keeps_the_list_waiting() -> None:
     """Domains that come up while others wait in their hooks for room are found by their events: who waits for a boot
     claim would otherwise wait for it to be listed, and the list for who waits. A new connection lists anew."""

@@ -12,7 +12,8 @@ second old, and mid-way, for a balloon that moves (m). It tells that a size has 
 
 A domain's XML is read when its VM is connected, and again when libvirt says that its devices or metadata changed.
 libvirt starts its domains itself and at their `currentMemory`, so one that stands still was paused by somebody: none is
-PRELAUNCH here.
+PRELAUNCH here. The live XML tells as `currentMemory` what the balloon has reached, all RAM right after a start (m);
+what the domain boots with is in its definition.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class LibvirtHypervisor:
         self._vms: dict[str, LibvirtVm] = {}
         self._xml: dict[str, tuple[int, DomainXml | DomainXmlError]] = {}
         self._xml_changes = 0
+        self._startups: dict[Start, int] = {}
         self._names: tuple[str, ...] = ()
         self._running: dict[str, Start] = {}
         """By uuid, as libvirt listed them and told since."""
@@ -105,6 +107,7 @@ class LibvirtHypervisor:
             if domain is not None:
                 found.append(domain)
         self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in self._running}
+        self._startups = {start: kib for start, kib in self._startups.items() if start in self._running.values()}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
         return tuple(found)
@@ -179,7 +182,8 @@ class LibvirtHypervisor:
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return Domain(name, uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
+            startup_kib = min(await self._startup_kib(start, xml), xml.ram_kib)
+            return Domain(name, uuid, xml.ram_kib, startup_kib, xml.policy)
         except VmAbsent:
             return None
         except VmGone:
@@ -188,6 +192,19 @@ class LibvirtHypervisor:
             return Domain(name, uuid, fault=f"{name}: libvirt does not tell its XML in time")
         except (DomainXmlError, LibvirtRefused) as error:
             return Domain(name, uuid, fault=str(error))
+
+    async def _startup_kib(self, start: Start, live: DomainXml) -> int:
+        """`currentMemory` of the definition; of the live XML for a domain without one. Read once for each start."""
+        if start not in self._startups:
+            inactive = self.link.lib.VIR_DOMAIN_XML_INACTIVE
+            text = await self.link.call(
+                f"{start.name}: definition", lambda caller: caller.domain(start.uuid).XMLDesc(inactive)
+            )
+            try:
+                self._startups[start] = parse_domain(text).current_memory_kib
+            except DomainXmlError:
+                self._startups[start] = live.current_memory_kib
+        return self._startups[start]
 
     async def _ask(self) -> Poll:
         for attempt in range(ATTEMPTS):
