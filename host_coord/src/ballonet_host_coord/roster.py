@@ -114,8 +114,10 @@ class Roster:
         self._take(*self._settled(name, self._changed(name)))
 
     def would_say(self, name: str, changed: Mapping[str, Any]) -> list[str]:
-        """What would not fit if this were set for the guest: one sentence for each value. Raises KeyError."""
-        return self._settled(name, changed)[1]
+        """What would not fit if this were set for the guest, beside what does not now: one sentence for each value.
+        Raises KeyError."""
+        now = self._attendants[name].record.notes
+        return [note for note in self._settled(name, changed)[1] if note not in now]
 
     def _settled(self, name: str, changed: Mapping[str, Any]) -> tuple[GuestSettings, list[str]]:
         if domain := self._domains.get(name):
