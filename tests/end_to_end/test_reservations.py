@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from ballonet_host_coord.control import NoRoom
 from ballonet_host_coord.model import Domain, SetTarget
 from ballonet_host_coord.reservations import free_kib
 from ballonet_host_coord.simulated.machine import Character
@@ -69,7 +70,7 @@ def test_more_than_can_be_freed_is_refused_with_the_numbers(play):
         await trio.sleep(30)
         commands = len(stage.watch.commands)
         said = r"1536 MiB for gamma: at most \d+ MiB can be freed for weight 5000; budget 1728"
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(NoRoom, match=said):
             await reserve(stage, "1536M")
         await trio.sleep(5)
         assert len(stage.watch.commands) == commands
@@ -134,7 +135,7 @@ def test_starts_at_once_are_served_in_order(play):
         await stage.until_up()
         for name in ("one", "two"):
             await reserve(stage, "400M", name=name, timeout_s=60)
-        with pytest.raises(ValueError, match="800 MiB reserved for others"):
+        with pytest.raises(NoRoom, match="800 MiB reserved for others"):
             await reserve(stage, "600M", name="three")
         assert await until_held(stage, "one") == "held"
         assert await until_held(stage, "two") == "held"

@@ -50,7 +50,7 @@ class libvirtError(Exception):  # noqa: N801 - its name there
 CONSTANTS = {
     "VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE": 1, "VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT": 536870912,
     "VIR_CONNECT_LIST_DOMAINS_ACTIVE": 1, "VIR_DOMAIN_AFFECT_LIVE": 1, "VIR_DOMAIN_AFFECT_CONFIG": 2,
-    "VIR_DOMAIN_STATS_STATE": 1, "VIR_DOMAIN_STATS_BALLOON": 4, "VIR_ERR_NO_DOMAIN": 42,
+    "VIR_DOMAIN_XML_INACTIVE": 2, "VIR_DOMAIN_STATS_STATE": 1, "VIR_DOMAIN_STATS_BALLOON": 4, "VIR_ERR_NO_DOMAIN": 42,
     "VIR_DOMAIN_RUNNING": 1, "VIR_DOMAIN_BLOCKED": 2, "VIR_DOMAIN_PAUSED": 3, "VIR_DOMAIN_SHUTDOWN": 4,
     "VIR_DOMAIN_SHUTOFF": 5, "VIR_DOMAIN_CRASHED": 6, "VIR_DOMAIN_PMSUSPENDED": 7,
     "VIR_DOMAIN_RUNNING_BOOTED": 1, "VIR_DOMAIN_RUNNING_MIGRATED": 2, "VIR_DOMAIN_RUNNING_RESTORED": 3,
@@ -61,7 +61,6 @@ CONSTANTS = {
     "VIR_DOMAIN_JOB_NONE": 0, "VIR_DOMAIN_JOB_BOUNDED": 1, "VIR_DOMAIN_JOB_UNBOUNDED": 2,
     "VIR_DOMAIN_CONTROL_OK": 0, "VIR_DOMAIN_CONTROL_JOB": 1, "VIR_DOMAIN_CONTROL_OCCUPIED": 2,
     "VIR_DOMAIN_CONTROL_ERROR": 3,
-    "VIR_DOMAIN_XML_INACTIVE": 2,
     "VIR_DOMAIN_EVENT_STARTED": 2, "VIR_DOMAIN_EVENT_SUSPENDED": 3, "VIR_DOMAIN_EVENT_RESUMED": 4,
     "VIR_DOMAIN_EVENT_STOPPED": 5, "VIR_DOMAIN_EVENT_SHUTDOWN": 6, "VIR_DOMAIN_EVENT_PMSUSPENDED": 7,
     "VIR_DOMAIN_EVENT_CRASHED": 8,
@@ -87,9 +86,7 @@ class FakeDomain:
         self.text_name = name
         self.number = number
         self.uuid = f"00000000-0000-4000-8000-{zlib.crc32(name.encode()):012d}"
-        self.xml = xml(name, self.uuid)
-        self.definition = ""
-        """The inactive XML, where it is another."""
+        self.xml = self.definition = xml(name, self.uuid)
         self.status = (1, 1)
         self.stats: dict[str, Any] = {
             "balloon.current": 1048576, "balloon.maximum": 1048576, "balloon.rss": 300000, "balloon.last-update": 0,
@@ -111,7 +108,10 @@ class FakeDomain:
 
     def XMLDesc(self, flags: int = 0) -> str:
         self.libvirt.asked("XMLDesc")
-        return self.definition or self.xml if flags & self.libvirt.VIR_DOMAIN_XML_INACTIVE else self.xml
+        return self.definition if flags & self.libvirt.VIR_DOMAIN_XML_INACTIVE else self.xml
+
+    def isPersistent(self) -> int:
+        return bool(self.definition)
 
     def state(self) -> list[int]:
         self.libvirt.asked("state")
@@ -196,6 +196,7 @@ class FakeConnection:
         return self.libvirt.running[name]
 
     def lookupByUUIDString(self, uuid: str) -> FakeDomain:
+        self.libvirt.looked_up += 1
         if not self.alive:
             raise libvirtError("internal error: client socket is closed", 1)
         for domain in self.libvirt.running.values():
@@ -238,6 +239,8 @@ class FakeLibvirt:
         self.connections: list[FakeConnection] = []
         self.heard: list[str] = []
         self.targets: list[tuple[str, int]] = []
+        self.looked_up = 0
+        """How often a domain was found by its uuid."""
         self.starting: set[str] = set()
         """For these libvirtd runs a hook: what asks for them, or for all, waits (measured in libvirt 9.0)."""
         self.slow_lookups: set[str] = set()

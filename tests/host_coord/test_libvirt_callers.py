@@ -88,6 +88,21 @@ def test_handles_of_domains_that_went_are_let_go(monkeypatch: pytest.MonkeyPatch
     assert caller.domain(domains[0].uuid) is domains[0]
 
 
+def test_a_list_spares_looking_up_each_domain() -> None:
+    """Polls name their domains (libvirt_hypervisor): to find each of hundreds is a request, to list them is one."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        for number in range(100):
+            fake.domain(f"vm{number}")
+        await hypervisor.domains()
+        for number in range(100):
+            await hypervisor.vm(f"vm{number}").connect()
+        await hypervisor.vm("vm0").facts()
+        assert fake.looked_up == 0
+
+    run(test)
+
+
 def test_what_is_left_behind_is_closed_when_it_ends() -> None:
     """A call that outlives its limit keeps its connection from others, and takes it along when it ends."""
 

@@ -138,7 +138,7 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
         await hypervisor.changed()
         fake.heard.clear()
         assert (await hypervisor.domains())[1] == Domain("web", web.uuid, 1048576, 1048576, (("weight", "9000"),))
-        assert fake.heard.count("XMLDesc") == 1
+        assert fake.heard.count("XMLDesc") == 2  # as it runs and as it is defined
         del fake.running["web"]
         fake.lifecycle(web, fake.VIR_DOMAIN_EVENT_STOPPED)
         await hypervisor.changed()
@@ -150,13 +150,16 @@ def test_discovery_tells_who_runs_and_with_what_policy() -> None:
 
 
 def test_a_domain_boots_with_what_its_definition_says() -> None:
-    """The live XML tells what the balloon has reached, all of it right after a start: no size to set as startup."""
+    """Not with what its balloon leaves it just now, as its live XML says; a transient one, with all that it has."""
 
     async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
-        defined, odd = fake.domain("defined"), fake.domain("odd")
-        defined.definition = defined.xml.replace("<currentMemory>1048576", "<currentMemory>524288")
-        odd.definition = "<domain/>"
-        assert [domain.startup_kib for domain in await hypervisor.domains()] == [524288, 1048576]
+        defined, transient, odd = (fake.domain(name) for name in ("defined", "transient", "odd"))
+        for domain in (defined, transient, odd):
+            domain.xml = domain.xml.replace("<currentMemory>1048576", "<currentMemory>300000")
+        defined.definition = defined.definition.replace("<currentMemory>1048576", "<currentMemory>700000")
+        transient.definition, odd.definition = "", "<domain/>"
+        found = {domain.name: domain.startup_kib for domain in await hypervisor.domains()}
+        assert found == {"defined": 700_000, "transient": 1_048_576, "odd": 1_048_576}
 
     run(test)
 

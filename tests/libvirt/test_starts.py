@@ -38,7 +38,7 @@ def operator(rig: SystemRig) -> Iterator[Any]:
     """Connected when the hook is in force, as after an installation and a restart of libvirtd."""
     import libvirt
 
-    rig.install_hook(STRICT="yes", TIMEOUT="120s", HOLD=f"{HOLD_S}s")
+    rig.install_hook(STRICT="yes", TIMEOUT="120s", LIMIT="130s", HOLD=f"{HOLD_S}s")
     rig.stop_libvirtd()
     rig.start_libvirtd()
     connection = libvirt.open(rig.uri)

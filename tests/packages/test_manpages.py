@@ -119,12 +119,13 @@ def test_page_has_every_setting(page: str, keys: list[str], unpacked: Path) -> N
 def test_exit_codes_of_the_page_are_the_codes(unpacked: Path) -> None:
     """The pages tell the exit codes that the commands' own constants are."""
     from ballonet_host_coord.cli import FAILED, MISUSED, UNREACHABLE
+    from ballonet_host_coord.cli_asking import NO_ROOM
     from ballonet_protocol.conform import cli as conform
 
     def codes(page: str) -> list[str]:
         return re.findall(r"^\.B (\d+)$", source(unpacked, page).partition(".SH EXIT STATUS")[2], re.MULTILINE)
 
-    assert codes("man8/ballonet.8") == [str(code) for code in (0, FAILED, MISUSED, UNREACHABLE)]
+    assert codes("man8/ballonet.8") == [str(code) for code in (0, FAILED, MISUSED, UNREACHABLE, NO_ROOM)]
     assert codes("man1/ballonet-conform.1") == [
         str(code) for code in (conform.OK, conform.FAILURES, conform.USAGE, conform.UNREACHABLE)
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -58,6 +59,15 @@ class Attendant:
         self._ordered = trio.Event()
         self._poll_now = trio.Event()
         self._reports: AgentReports | None = None
+        self._left_alone = ""
+
+    def leave_alone(self, why: str) -> None:
+        """Whatever its hypervisor says, its memory is not to be moved for this reason; empty for none."""
+        if why != self._left_alone:
+            self._left_alone = why
+            if why:
+                self.record.vm = replace(self.record.vm, hands_off=why)
+            self._poll_now.set()
 
     def order(self, command: Command) -> None:
         """Queue a command. A newer target replaces one that was not carried out yet."""
@@ -127,6 +137,8 @@ class Attendant:
             known = await self._vm.facts()
         await self._coordinator.look(known.qemu_pid, known.ram_kib)
         vm = await self._vm.facts()
+        if self._left_alone:
+            vm = replace(vm, hands_off="; ".join(filter(None, (self._left_alone, vm.hands_off))))
         now_s = self._coordinator.now()
         startup = self.record.vm_read(vm, self._coordinator.residency(vm.qemu_pid, vm.ram_kib), now_s)
         if startup is not None:

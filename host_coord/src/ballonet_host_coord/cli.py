@@ -1,4 +1,5 @@
-"""`ballonet`: the command for people. Exit codes: 0 done, 1 failed, 2 misused or wrong settings, 3 no coordinator.
+"""`ballonet`: the command for people. Exit codes: 0 done, 1 failed, 2 misused or wrong settings, 3 no coordinator,
+4 no room for what `reserve` asked for.
 
 Every option can come from the environment, as BALLONET_CONFIG, BALLONET_SOCKET or BALLONET_<COMMAND>_<OPTION>.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -234,6 +236,9 @@ for _name, _command in guest_commands.commands.items():
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a guest's name may have what the locale has not
     cli()
 
 

@@ -11,10 +11,10 @@ import click
 import trio
 
 from .config import DEFAULT_PATH, ConfigError, TomlSettings
-from .control import ControlError, Unreachable, request
+from .control import ControlError, NoRoom, Unreachable, request
 from .model import HostSettings
 
-FAILED, UNREACHABLE = 1, 3
+FAILED, UNREACHABLE, NO_ROOM = 1, 3, 4
 
 
 def socket_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +33,8 @@ def ask(socket_path: str | None, operation: str, arguments: dict[str, Any] | Non
         return trio.run(request, socket_path or settings_socket(), operation, arguments)
     except Unreachable as error:
         fail(str(error), UNREACHABLE)
+    except NoRoom as error:
+        fail(str(error), NO_ROOM)
     except ControlError as error:
         fail(str(error))
 

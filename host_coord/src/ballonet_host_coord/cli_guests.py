@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 import trio
 
-from .cli_asking import ask, fail, mib, socket_option
+from .cli_asking import NO_ROOM, ask, fail, mib, socket_option
 from .guest_rules import sane_policy
 from .model import Domain
 from .ports import PortError
@@ -98,7 +98,7 @@ def set_(
 @guest_commands.command()
 @click.argument("size", required=False)
 @click.option("--for", "name", metavar="NAME", help="The machine that is about to start.")
-@click.option("--domain-xml", type=click.File("r"), help="Both from a libvirt domain's XML instead; - is stdin.")
+@click.option("--domain-xml", type=click.File("rb"), help="Both from a libvirt domain's XML instead; - is stdin.")
 @click.option("--timeout", default="30s", show_default=True, metavar="DURATION", help="How long to wait for the room.")
 @click.option("--hold", default="60s", show_default=True, metavar="DURATION", help="How long it is held for NAME.")
 @click.option("--weight", help="How much may be taken: as a guest's weight. [default: the domain's own, or 5000]")
@@ -107,14 +107,14 @@ def set_(
 def reserve(
     size: str | None,
     name: str | None,
-    domain_xml: TextIO | None,
+    domain_xml: BinaryIO | None,
     timeout: str,
     hold: str,
     weight: str | None,
     as_json: bool,
     socket_path: str | None,
 ) -> None:
-    """Make room of SIZE, all or nothing, before a machine starts. Exit code 1, and the numbers, where there is none."""
+    """Make room of SIZE, all or nothing, before a machine starts. Exit code 4, and the numbers, where there is none."""
     from .explaining import parse_duration_s
 
     try:
@@ -141,21 +141,23 @@ def reserve(
         raise
     if as_json:
         click.echo(json.dumps(answer, indent=2))
+    if answer["state"] == "none" and time.monotonic() < until_s - 1.5:  # it was not the time that ended it
+        fail(f"{name}: the coordinator was started anew, or {name} is there already; nothing is held")
     if answer["state"] != "held":
         free = mib(answer["free_kib"])
-        fail(f"{size} for {name} could not be freed in {timeout}: {free} are free; nothing is held")
+        fail(f"{size} for {name} could not be freed in {timeout}: {free} are free; nothing is held", NO_ROOM)
     if not as_json:
         click.echo(f"{name}: {mib(answer['size_kib'])} are held for {answer['hold_s']:.0f} s")
     _say_what_was_not_saved(answer)
 
 
-def _of_domain(domain_xml: TextIO) -> tuple[str, str, dict[str, str]]:
+def _of_domain(domain_xml: BinaryIO) -> tuple[str, str, dict[str, str]]:
     """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory. Besides, as the request
     has it, its size when its balloon driver has taken it to its `currentMemory`, and the weight in its metadata."""
     from .libvirt_xml import parse_domain  # here, since no other command needs it
 
     try:
-        domain = parse_domain(domain_xml.read())
+        domain = parse_domain(domain_xml.read().decode())  # UTF-8 from libvirt, whatever the locale
     except (PortError, UnicodeDecodeError) as error:
         fail(str(error))
     sizes_kib = (domain.ram_kib, min(domain.ram_kib, domain.current_memory_kib))

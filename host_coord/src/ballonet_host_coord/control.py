@@ -40,6 +40,10 @@ class ControlError(Exception):
     """The socket cannot be served; or the coordinator refused a request, in its own words."""
 
 
+class NoRoom(ControlError, ValueError):
+    """The coordinator understood, and has no room for what was asked. Handlers raise it, and `request` does again."""
+
+
 class Unreachable(ControlError):
     """No coordinator answers at the socket."""
 
@@ -160,6 +164,8 @@ async def _answer(line: bytes, handler: Handler) -> dict[str, Any]:
     operation = request.pop("op")
     try:
         return {"ok": True, "result": await handler(operation, request)}
+    except NoRoom as error:
+        return {**_refusal(str(error)), "no_room": True}
     except (LookupError, ValueError) as error:
         return _refusal(str(error.args[0]) if error.args else type(error).__name__)
     except Exception:
@@ -206,7 +212,7 @@ class _Lines:
 
 
 async def request(path: str, operation: str, arguments: dict[str, Any] | None = None) -> Any:
-    """The coordinator's result. Raises Unreachable, or ControlError with the coordinator's refusal."""
+    """The coordinator's result. Raises Unreachable, or NoRoom or another ControlError with its refusal."""
     try:
         with trio.fail_after(ANSWER_TIMEOUT_S):
             async with await trio.open_unix_socket(path) as stream:
@@ -227,5 +233,5 @@ async def request(path: str, operation: str, arguments: dict[str, Any] | None = 
     except (ValueError, TypeError, KeyError) as error:
         raise Unreachable(f"{path}: what answers there is no coordinator") from error
     if not answered:
-        raise ControlError(content)
+        raise NoRoom(content) if reply.get("no_room") is True else ControlError(content)
     return content

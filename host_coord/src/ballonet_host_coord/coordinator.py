@@ -11,10 +11,12 @@ under way. Between facts and commands lies one call: `Snapshot -> one_iteration 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 import trio
 
@@ -29,10 +31,13 @@ from .ledger import Ledger
 from .model import (
     Command,
     Decision,
+    Domain,
     GuestSettings,
+    GuestSnapshot,
     HostFacts,
     HostSnapshot,
     Residency,
+    RunState,
     Settings,
     Snapshot,
 )
@@ -47,8 +52,12 @@ from .snapshot import decision_to_json, snapshot_to_json
 
 log = logging.getLogger("ballonet")
 
+_T = TypeVar("_T")
+
 DECIDE_EVERY_S = 1.0
 DISCOVER_AGAIN_S = 2.0
+READ_AGAIN_S = 10.0
+"""A state store that does not answer is asked again then; it may take two seconds each time."""
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
 
@@ -92,20 +101,44 @@ class Coordinator:
         self._choices = Choices(state)
         self.reservations = Reservations(self._choices.kept_reservations(clock.now(), time.time()))
         forget = discovery.forget if discovery is not None else lambda name: None
-        self.guests = Roster(self._attendant, settings.rules, self._choices.values_for, forget)
+        self._domains: tuple[Domain, ...] = ()
+        self._state_fault = ""
+        self._state_again_s = float("-inf")
+        self.guests = Roster(self._attendant, settings.rules, self._values_for, self._recall, forget)
         self._operations = Operations(self, self._choices)
         self.guests.named(settings.guests)
 
     def _attendant(self, guest: GuestSettings) -> Attendant:
         host = self.settings.host
         record = GuestRecord(guest, AgentSession(self._randomness, host.report_ms), self.ledger, self.observe)
-        record.released = self._choices.is_released(guest.name)
-        record.paused = self._choices.is_paused(guest.name)
-        record.yielded = self._choices.yielded(guest.name)
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
         where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery
         return Attendant(record, where.vm(guest.name), self)
+
+    def _values_for(self, name: str) -> Mapping[str, Any]:
+        """What the operator has set for a guest. Raises PortError."""
+        return self._read(lambda: self._choices.values_for(name))
+
+    def _recall(self, record: GuestRecord) -> None:
+        """What else the operator chose for a guest that is new to us. Raises PortError."""
+        name, choices = record.name, self._choices
+        released, paused, yielded = self._read(
+            lambda: (choices.is_released(name), choices.is_paused(name), choices.yielded(name))
+        )
+        record.released = record.released or released
+        record.paused = record.paused or paused
+        record.yielded = record.yielded or yielded
+
+    def _read(self, ask: Callable[[], _T]) -> _T:
+        """Raises PortError; at once where the store has just failed, since hundreds of guests may be asked about."""
+        if self.clock.now() < self._state_again_s:
+            raise PortError(self._state_fault)
+        try:
+            return ask()
+        except PortError as error:
+            self._state_fault, self._state_again_s = str(error), self.clock.now() + READ_AGAIN_S
+            raise
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
@@ -114,6 +147,7 @@ class Coordinator:
                 self.guests.attend_in(nursery)
                 if self._discovery is not None:
                     nursery.start_soon(self._discover, self._discovery)
+                nursery.start_soon(self._read_again)
                 task_status.started()
                 await self._decide_for_ever()
         finally:
@@ -126,6 +160,8 @@ class Coordinator:
         self._hypervisor.named(settings)
         self.guests.ruled(settings.rules)
         self.guests.named(settings.guests)
+        if self._domains:
+            self._found(self._domains)
         for attendant in self.guests:
             attendant.record.tuned = tuning(settings.host.slider)
             attendant.record.demand_model = settings.host.demand_model
@@ -145,10 +181,20 @@ class Coordinator:
                     log.warning("%s", error)
                 await self.clock.sleep(DISCOVER_AGAIN_S)
                 continue
-            patterns = self.settings.libvirt_domains
-            self.guests.found(d for d in domains if any(fnmatchcase(d.name, pattern) for pattern in patterns))
+            self._found(domains)
             self.wake()
-            await discovery.changed()
+            with trio.move_on_after(DISCOVER_AGAIN_S if self.guests.unsettled else math.inf):
+                await discovery.changed()
+
+    def _found(self, domains: tuple[Domain, ...]) -> None:
+        self._domains = domains
+        patterns = self.settings.libvirt_domains
+        self.guests.found(domains, lambda name: any(fnmatchcase(name, pattern) for pattern in patterns))
+
+    async def _read_again(self) -> None:
+        while True:
+            await self.clock.sleep(DISCOVER_AGAIN_S)
+            self.guests.read_again()
 
     def wake(self, urgent: bool = False) -> None:
         """Facts have changed that a decision should not wait for."""
@@ -241,7 +287,7 @@ class Coordinator:
                 self._host_watch.why,
                 self.reservations.reserved_kib,
             ),
-            guests=tuple(attendant.record.snapshot(now_s) for attendant in self.guests),
+            guests=tuple(_taken_seriously(attendant.record.snapshot(now_s)) for attendant in self.guests),
             observe=self.observe,
         )
 
@@ -275,3 +321,11 @@ class Coordinator:
         assert self.snapshot is not None
         assert self.decision is not None
         return self.snapshot, self.decision
+
+
+def _taken_seriously(guest: GuestSnapshot) -> GuestSnapshot:
+    """A machine of which neither size nor residency can be told is booked with nothing and may be large: nobody is
+    granted anything, as before it has been looked at."""
+    vm = guest.vm
+    unknown = vm.run_state is RunState.UNREACHABLE and not vm.ram_kib and not guest.settings.maximum_kib
+    return replace(guest, unseen=True) if unknown and guest.residency is None else guest

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
@@ -92,6 +92,10 @@ class Caller:
                 self._handles.clear()
             handle = self._handles[uuid] = self.connection.lookupByUUIDString(uuid)
         return handle
+
+    def know(self, domains: Iterable[Any]) -> None:
+        """Handles that came with a list need not be asked for one by one."""
+        self._handles = {domain.UUIDString(): domain for domain in domains}
 
     @property
     def usable(self) -> bool:

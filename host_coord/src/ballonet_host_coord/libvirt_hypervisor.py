@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,8 +68,8 @@ class LibvirtHypervisor:
         link.on_event = self._on_event
         self._vms: dict[str, LibvirtVm] = {}
         self._xml: dict[str, tuple[int, DomainXml | DomainXmlError]] = {}
+        self._startup_kib: dict[str, int] = {}
         self._xml_changes = 0
-        self._startups: dict[Start, int] = {}
         self._names: tuple[str, ...] = ()
         self._running: dict[str, Start] = {}
         """By uuid, as libvirt listed them and told since."""
@@ -107,7 +108,7 @@ class LibvirtHypervisor:
             if domain is not None:
                 found.append(domain)
         self._xml = {uuid: entry for uuid, entry in self._xml.items() if uuid in self._running}
-        self._startups = {start: kib for start, kib in self._startups.items() if start in self._running.values()}
+        self._startup_kib = {uuid: kib for uuid, kib in self._startup_kib.items() if uuid in self._running}
         found.sort(key=lambda domain: domain.name)
         self._names = tuple(domain.name for domain in found)
         return tuple(found)
@@ -137,9 +138,10 @@ class LibvirtHypervisor:
         known = self._xml.get(start.uuid)
         if known is None or known[0] != start.number:
             changes = self._xml_changes
-            text = await self.link.call(f"{start.name}: XML", lambda caller: caller.domain(start.uuid).XMLDesc(0))
+            live, defined = await self.link.call(f"{start.name}: XML", partial(live_and_defined, uuid=start.uuid))
             try:
-                known = (start.number, parse_domain(text))
+                known = (start.number, parse_domain(live))
+                self._startup_kib[start.uuid] = _startup_kib(known[1], defined)
             except DomainXmlError as error:
                 known = (start.number, error)
             if changes == self._xml_changes:  # else it may have been written before what changed
@@ -182,8 +184,7 @@ class LibvirtHypervisor:
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            startup_kib = min(await self._startup_kib(start, xml), xml.ram_kib)
-            return Domain(name, uuid, xml.ram_kib, startup_kib, xml.policy)
+            return Domain(name, uuid, xml.ram_kib, self._startup_kib[uuid], xml.policy)
         except VmAbsent:
             return None
         except VmGone:
@@ -192,19 +193,6 @@ class LibvirtHypervisor:
             return Domain(name, uuid, fault=f"{name}: libvirt does not tell its XML in time")
         except (DomainXmlError, LibvirtRefused) as error:
             return Domain(name, uuid, fault=str(error))
-
-    async def _startup_kib(self, start: Start, live: DomainXml) -> int:
-        """`currentMemory` of the definition; of the live XML for a domain without one. Read once for each start."""
-        if start not in self._startups:
-            inactive = self.link.lib.VIR_DOMAIN_XML_INACTIVE
-            text = await self.link.call(
-                f"{start.name}: definition", lambda caller: caller.domain(start.uuid).XMLDesc(inactive)
-            )
-            try:
-                self._startups[start] = parse_domain(text).current_memory_kib
-            except DomainXmlError:
-                self._startups[start] = live.current_memory_kib
-        return self._startups[start]
 
     async def _ask(self) -> Poll:
         for attempt in range(ATTEMPTS):
@@ -253,7 +241,24 @@ def _running_start(caller: Caller, uuid: str) -> Start:
 def running_domains(caller: Caller) -> list[Start]:
     """In a worker thread."""
     domains = caller.connection.listAllDomains(caller.lib.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    caller.know(domains)
     return [Start(domain.name(), domain.UUIDString(), domain.ID()) for domain in domains]
+
+
+def live_and_defined(caller: Caller, uuid: str) -> tuple[str, str]:
+    """In a worker thread: the domain's XML as it runs and as it is defined; the latter empty where it is transient."""
+    domain = caller.domain(uuid)
+    live = domain.XMLDesc(0)
+    return live, domain.XMLDesc(caller.lib.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else ""
+
+
+def _startup_kib(live: DomainXml, untrusted_defined: str) -> int:
+    """What it boots with, as its definition says: in its live XML `currentMemory` is the balloon's present size, from
+    the first moment on (m). Of a transient domain it cannot be told; then all that it has."""
+    with suppress(DomainXmlError):
+        if untrusted_defined:
+            return parse_domain(untrusted_defined).current_memory_kib
+    return live.ram_kib
 
 
 def statistics_of(caller: Caller, uuids: Iterable[str]) -> dict[str, Mapping[str, Any]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .choices import Choices
+from .control import NoRoom
 from .ports import PortError
 from .reservations import (
     DEFAULT_HOLD_S,
@@ -192,7 +193,7 @@ class Operations:
         if refused := refusal(replace(snapshot, host=in_the_end), wanted):
             if before is not None:
                 reservations.ask(before)
-            raise ValueError(refused)
+            raise NoRoom(refused)
         reservations.ask(wanted)
         coordinator.turn(now_s)
         return self._state_of(name)
