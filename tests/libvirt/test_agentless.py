@@ -66,7 +66,7 @@ def test_shrunk_by_statistics(served: Served) -> None:
     are newer than the step before, and never below what the guest uses and a quarter more."""
 
     def least_kib(guest: dict[str, Any]) -> int:
-        return max(MINIMUM_KIB, int((guest["use_kib"] or RAM_KIB) * 1.25))
+        return max(MINIMUM_KIB, int(guest["use_kib"] * 1.25))
 
     def there(guests: Guests) -> bool:
         return len(guests) == 3 and all(guest["actual_kib"] <= least_kib(guest) + 16 * MIB for guest in guests.values())
