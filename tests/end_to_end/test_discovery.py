@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from ballonet_host_coord.model import Domain, LinkState, SetTarget
@@ -69,6 +70,35 @@ def test_metadata_changes_while_it_runs(play):
 
     stage = play(scenario, discovered=True)
     assert stage.watch.exceeded_kib <= 0
+
+
+def test_metadata_that_turns_to_nonsense(play):
+    """It is said in the guest's line and changes nothing else; an operator may look at the guest's settings, and set
+    others, all the same. Another domain of that name has no such past."""
+
+    async def scenario(stage):
+        def tell(uuid, *policy):
+            stage.house.discovery.tell([Domain("alpha", uuid, 1024 * MIB, 512 * MIB, policy)])
+
+        async def settings(**values):
+            return (await stage.house.coordinator.handle("set", {"guest": "alpha", "values": values}))["settings"]
+
+        tell("one", ("minimum", "300M"), ("weight", "7000"))
+        await trio.sleep(2)
+        tell("one", ("minimum", "lots"))
+        await trio.sleep(2)
+        told = await settings()
+        assert (told["minimum"], told["weight"]) == (300 * MIB, 5000)
+        assert (await settings(weight="8000"))["weight"] == 8000
+        with pytest.raises(ValueError, match=r"^minimum 2 GiB does not fit"):
+            await settings(minimum="2G")
+        (guest,) = (await stage.house.coordinator.handle("status", {}))["guests"]
+        assert '"300M" is in force as before' in guest["why"]
+        tell("two", ("minimum", "lots"))
+        await trio.sleep(2)
+        assert (await settings())["minimum"] == 512 * MIB
+
+    play(scenario, discovered=True)
 
 
 def test_a_name_that_the_settings_have_already_is_not_taken_twice(play):

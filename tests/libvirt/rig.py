@@ -24,11 +24,21 @@ from ballonet_host_coord.demo.image import Image
 USER = "lvtest"
 PROGRAMS = ("libvirtd", "virtlogd", "busybox", "cpio", "debugfs", "setpriv", "qemu-system-x86_64")
 PACKAGES = "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt busybox-static cpio"
-MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_balloon")
+MODULES = (
+    *((name, "virtio") for name in (
+        "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_balloon",
+    )),
+    ("virtio_console", "char"), ("virtio_blk", "block"),
+)  # fmt: skip
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
 
 CHANNEL = "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.ballonet.agent.0'/></channel>"
+WORKLOAD = CHANNEL.replace("org.ballonet.agent.0", "org.ballonet.demo.0")
+ARGUMENTS = (
+    "<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'><arg value='-qmp'/><arg value='unix:",
+    ",server=on,wait=off'/></commandline>",
+)
 CONTROLLER = "<controller type='virtio-serial' index='0'/>"
 
 
@@ -47,7 +57,7 @@ class Rig:
         self.folder = folder
         self.runtime = folder / "run"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        self._user = _user()
+        self._user = self._who()
         for path in (self.runtime, folder / "home"):
             path.mkdir(mode=0o700)
             if self._user is not None:
@@ -61,6 +71,13 @@ class Rig:
     def uri(self) -> str:
         return f"qemu+unix:///session?socket={self.runtime}/libvirt/libvirt-sock"
 
+    service_uri = uri
+    """What the service is given."""
+
+    def inside(self, command: list[str]) -> list[str]:
+        """The command as it sees what the daemon sees."""
+        return command
+
     # --- the daemon --------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -73,18 +90,33 @@ class Rig:
     def stop_libvirtd(self) -> None:
         self._end("libvirtd")
 
+    def kill_libvirtd(self) -> None:
+        """As a crash would."""
+        daemon = self._daemons.pop("libvirtd")
+        daemon.kill()
+        daemon.wait()
+        (self.runtime / "libvirt/libvirt-sock").unlink(missing_ok=True)
+
     def libvirtd_pid(self) -> int:
         return self._daemons["libvirtd"].pid
 
     def stop(self) -> None:
-        for file in (self.runtime / "libvirt/qemu/run").glob("*.pid"):
+        for file in self.pid_files.glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGKILL)
         for name in list(self._daemons):
             self._end(name)
 
     def qemu_pid(self, name: str) -> int:
-        return int((self.runtime / f"libvirt/qemu/run/{name}.pid").read_text())
+        return int((self.pid_files / f"{name}.pid").read_text())
+
+    @property
+    def pid_files(self) -> Path:
+        return self.runtime / "libvirt/qemu/run"
+
+    def _who(self) -> pwd.struct_passwd | None:
+        """Whom everything runs as; None for ourselves."""
+        return _user()
 
     def _run(self, name: str, command: list[str]) -> None:
         become = []
@@ -122,8 +154,15 @@ class Rig:
 
     def xml(
         self, name: str, *, memory_mib: int = 160, channel: bool = True, controller: bool = True, top: str = "",
-        balloon: str = "<memballoon model='virtio' autodeflate='on' freePageReporting='on'/>",
+        balloon: str = "<memballoon model='virtio' autodeflate='on' freePageReporting='on'/>", agent: bool = False,
+        monitor: bool = False,
     ) -> str:  # fmt: skip
+        """The domain's XML. `agent`: the real agent and the demo's workload run in it, from Debian's disk. `monitor`:
+        it has a second QMP monitor, FOLDER/NAME.qmp."""
+        disk = f"""<disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/><source file='{self.folder}/disk.ext4'/><target dev='vda' bus='virtio'/>
+      <readonly/><shareable/>
+    </disk>{WORKLOAD}"""
         return f"""<domain type='qemu' xmlns:ballonet='urn:ballonet:domain:1'>
   <name>{escape(name)}</name>
   <memory unit='MiB'>{memory_mib}</memory>
@@ -144,8 +183,10 @@ class Rig:
     <controller type='usb' model='none'/>
     {CONTROLLER if controller else ""}
     {CHANNEL if channel else ""}
+    {disk if agent else ""}
     {balloon}
   </devices>
+  {f"{ARGUMENTS[0]}{self.folder}/{name}.qmp{ARGUMENTS[1]}" if monitor else ""}
 </domain>"""
 
 
@@ -170,7 +211,7 @@ def _build_guest(folder: Path, image: Image) -> None:
     (tree / "init").chmod(0o755)
     root = "/usr/lib/modules"
     (version,) = [entry for entry in _list(image.disk, root) if not entry.startswith(".")]
-    for module, place in [*((name, "virtio") for name in MODULES), ("virtio_console", "char")]:
+    for module, place in MODULES:
         target = tree / f"modules/{module}.ko"
         _debugfs(image.disk, f"dump {root}/{version}/kernel/drivers/{place}/{module}.ko {target}")
         assert target.stat().st_size > 0, module
@@ -182,6 +223,11 @@ def _build_guest(folder: Path, image: Image) -> None:
     (folder / "initramfs.gz").write_bytes(archive)  # the kernel looks at what is in it, not at its name
     shutil.copy(image.kernel, folder / "vmlinuz")
     (folder / "vmlinuz").chmod(0o644)
+    # Where the image lies the rig's user may not go. Nobody writes to it, so another name for it will do.
+    try:
+        os.link(image.disk, folder / "disk.ext4")
+    except OSError:
+        subprocess.run(["cp", "--sparse=always", str(image.disk), str(folder / "disk.ext4")], check=True)
 
 
 def _debugfs(disk: Path, request: str) -> str:
@@ -197,10 +243,10 @@ def _list(disk: Path, folder: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(image: Image) -> Iterator[Rig]:
+def running(image: Image, kind: type[Rig] = Rig) -> Iterator[Rig]:
     """A rig that runs, in a folder with a short name: paths of Unix sockets have 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="lv-", dir="/var/tmp") as folder:
-        rig = Rig(Path(folder), image)
+        rig = kind(Path(folder), image)
         try:
             rig.start()
             yield rig

@@ -117,6 +117,9 @@ class Roster:
                 self._foreign.discard(name)
             else:
                 self._foreign.add(name)
+            before = self._policies.get(name, {}) if known is not None and known.uuid == domain.uuid else {}
+            # One that cannot be read just now has said nothing new.
+            self._policies[name] = before if domain.fault else sane_policy(domain, before)
             self._faults[name] = domain.fault
             same = known is not None and known.uuid == domain.uuid
             before = self._policies.get(name, {}) if same else {}
@@ -173,8 +176,10 @@ class Roster:
         return domain.fault if (domain := self._domains.get(name)) else ""
 
     def would_say(self, name: str, changed: Mapping[str, Any]) -> list[str]:
-        """What would not fit if this were set for the guest: one sentence for each value. Raises KeyError."""
-        return self._settled(name, changed)[1]
+        """What would not fit if this were set for the guest, beside what does not now: one sentence for each value.
+        Raises KeyError."""
+        now = self._attendants[name].record.notes
+        return [note for note in self._settled(name, changed)[1] if note not in now]
 
     def _settled(self, name: str, changed: Mapping[str, Any]) -> tuple[GuestSettings, list[str]]:
         if domain := self._domains.get(name):
