@@ -53,7 +53,8 @@ def _path() -> str:
 class Rig:
     """The daemon, its folder and its guests. `uri` is what the port under test is given."""
 
-    def __init__(self, folder: Path, image: Image) -> None:
+    def __init__(self, folder: Path, image: Image, host_uuid: str = "") -> None:
+        """`host_uuid`: another one than the machine's, which makes it another host to libvirt."""
         self.folder = folder
         self.runtime = folder / "run"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
@@ -65,6 +66,8 @@ class Rig:
         folder.chmod(0o755)
         if self._user is not None:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        if host_uuid:
+            self._configure(f'host_uuid = "{host_uuid}"\n')
         _build_guest(folder, image)
 
     @property
@@ -77,6 +80,14 @@ class Rig:
     def inside(self, command: list[str]) -> list[str]:
         """The command as it sees what the daemon sees."""
         return command
+
+    def _configure(self, text: str) -> None:
+        path = self.folder / "home/c/libvirt"
+        path.mkdir(parents=True)
+        (path / "libvirtd.conf").write_text(text)
+        if self._user is not None:
+            for made in (path.parent, path, path / "libvirtd.conf"):
+                os.chown(made, self._user.pw_uid, self._user.pw_gid)
 
     # --- the daemon --------------------------------------------------------------------------------------
 
@@ -243,10 +254,10 @@ def _list(disk: Path, folder: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(image: Image, kind: type[Rig] = Rig) -> Iterator[Rig]:
+def running(image: Image, kind: type[Rig] = Rig, **more: str) -> Iterator[Rig]:
     """A rig that runs, in a folder with a short name: paths of Unix sockets have 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="lv-", dir="/var/tmp") as folder:
-        rig = kind(Path(folder), image)
+        rig = kind(Path(folder), image, **more)
         try:
             rig.start()
             yield rig
