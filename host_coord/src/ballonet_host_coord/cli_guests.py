@@ -151,7 +151,7 @@ def _of_domain(domain_xml: TextIO) -> tuple[str, str]:
         domain = parse_domain(domain_xml.read())
     except (PortError, UnicodeDecodeError) as error:
         fail(str(error))
-    return domain.name, f"{domain.ram_kib + OVERHEAD_KIB}KiB"
+    return domain.name, f"{domain.claim_kib + OVERHEAD_KIB}KiB"
 
 
 def _whom(guest: str | None, everyone: bool) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def settings_for(rules: GuestRules, domain: Domain, changed: Values | None = Non
         except Wrong as wrong:
             notes.append(f"metadata {key}={as_toml(untrusted_text)}: {wrong}")
     values.update(changed or {})
-    usual_kib = max(MINIMUM_LEAST_KIB, domain.ram_kib // MINIMUM_PART)
+    usual_kib = max(MINIMUM_LEAST_KIB, (domain.ram_kib - domain.hotplug_kib) // MINIMUM_PART)
     usual = {"minimum_kib": usual_kib, "startup_kib": domain.startup_kib, "maximum_kib": domain.ram_kib}
     return _bounded(domain.name, usual, values, domain.ram_kib, notes), notes
 

@@ -22,7 +22,7 @@ import trio
 
 from .model import HostFacts, Residency
 from .ports import Clock, PortError
-from .residency import Mapping, ProcessMemory, guest_ram, parse_smaps, parse_status, split
+from .residency import Mapping, ProcessMemory, guest_memory, parse_smaps, parse_status, split
 
 log = logging.getLogger("ballonet")
 
@@ -79,7 +79,7 @@ class ProcHostMemory:
             read_s=self._clock.now(),
         )
 
-    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+    async def look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int = 0) -> None:
         """Read smaps where that is worth while, in a thread: the loop goes on meanwhile. One is read at a time."""
         now_s = self._clock.now()
         process, began_ticks = self._process(qemu_pid, ram_kib)
@@ -90,7 +90,7 @@ class ProcHostMemory:
             return
         # Read once more in the thread: status and smaps are to be of one moment, however long it waits for its turn.
         process, ram, took_s = await trio.to_thread.run_sync(
-            self._look, qemu_pid, ram_kib, limiter=self._one_at_a_time, **_LEFT_BEHIND
+            self._look, qemu_pid, ram_kib, hotplug_kib, limiter=self._one_at_a_time, **_LEFT_BEHIND
         )
         if process is None:
             return
@@ -129,7 +129,9 @@ class ProcHostMemory:
         seen = self._seen.get(qemu_pid)
         return seen if seen is not None and (seen.began_ticks, seen.ram_kib) == (began_ticks, ram_kib) else None
 
-    def _look(self, qemu_pid: int, ram_kib: int) -> tuple[ProcessMemory | None, Mapping | None, float]:
+    def _look(
+        self, qemu_pid: int, ram_kib: int, hotplug_kib: int
+    ) -> tuple[ProcessMemory | None, Mapping | None, float]:
         """In a thread: what the process holds, its guest's RAM, and the seconds that it took.
 
         smaps may not be read by a coordinator that is neither root nor QEMU's user. Then all that the process holds
@@ -139,7 +141,7 @@ class ProcHostMemory:
         process, _ = self._process(qemu_pid, ram_kib)
         ram = None
         try:
-            ram = guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
+            ram = guest_memory(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib, hotplug_kib)
         except OSError as error:
             if qemu_pid not in self._seen:
                 log.warning("smaps of process %d: %s; all it holds counts as its guest's", qemu_pid, error.strerror)

@@ -36,6 +36,7 @@ FIRST_PATIENCE_S = 1.0
 """A bulk call takes milliseconds; one that does not met a QEMU that hangs, and the next one steps over it."""
 ATTEMPTS = 3
 OF_ALL = frozenset({LinkEventKind.LOST, LinkEventKind.OVERFLOW})
+OF_XML = (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED, LinkEventKind.HOTPLUG)
 OF_DISCOVERY = OF_ALL | {
     LinkEventKind.STARTED, LinkEventKind.STOPPED, LinkEventKind.METADATA, LinkEventKind.DEVICES,
 }  # fmt: skip
@@ -131,6 +132,11 @@ class LibvirtHypervisor:
             raise known[1]
         return known[1]
 
+    def outdated(self, uuid: str) -> None:
+        """The domain's XML has changed, or may have."""
+        self._xml_changes += 1
+        self._xml.pop(uuid, None)
+
     # --- inside ------------------------------------------------------------------------------------------
 
     async def _described(self, start: Start) -> Domain | None:
@@ -138,7 +144,7 @@ class LibvirtHypervisor:
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return Domain(name, uuid, xml.ram_kib, xml.current_memory_kib, xml.policy)
+            return domain_of(xml)
         except VmAbsent:
             return None
         except VmGone:
@@ -163,9 +169,8 @@ class LibvirtHypervisor:
         return Poll(asked_s, read_s, statistics)
 
     def _on_event(self, event: LinkEvent) -> None:
-        if event.kind in (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED):
-            self._xml_changes += 1
-            self._xml.pop(event.uuid, None)
+        if event.kind in OF_XML:
+            self.outdated(event.uuid)
         elif event.kind in OF_ALL:
             self._xml_changes += 1
             self._xml.clear()
@@ -174,6 +179,14 @@ class LibvirtHypervisor:
             vm.happened(event)
         if event.kind in OF_DISCOVERY:
             self._changed.set()
+
+
+def domain_of(xml: DomainXml) -> Domain:
+    """What discovery tells of it."""
+    hotplug_kib = xml.memory_kib - xml.boot_kib
+    return Domain(
+        xml.name, xml.uuid, xml.memory_kib, xml.current_memory_kib, xml.policy, hotplug_kib=hotplug_kib
+    )
 
 
 def running_domains(caller: Caller) -> list[Start]:

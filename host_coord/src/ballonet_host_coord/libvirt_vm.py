@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,12 @@ import trio
 
 from .boots import BootTracker, Process
 from .channel_socket import lock_directory, open_channel
+from .hotplug import Mover, Sizes, Split
 from .libvirt_callers import Caller
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_stream import open_stream
-from .libvirt_xml import AGENT_PORT, DomainXml
-from .model import RunState, VmEvent, VmEventKind, VmFacts
+from .libvirt_xml import AGENT_PORT, DomainXml, requesting
+from .model import Hotplug, RunState, VmEvent, VmEventKind, VmFacts
 from .ports import ByteStream, PortError, VmAbsent, VmGone
 from .qemu_process import age_s, find_qemu, run_folders
 
@@ -35,6 +36,7 @@ EVENTS = {
     LinkEventKind.RESUMED: VmEventKind.RESUMED,
     LinkEventKind.SHUTDOWN: VmEventKind.SHUTDOWN,
     LinkEventKind.BALLOON: VmEventKind.BALLOON,
+    LinkEventKind.HOTPLUG: VmEventKind.BALLOON,
     LinkEventKind.DEVICES: VmEventKind.BALLOON,
     LinkEventKind.OVERFLOW: VmEventKind.BALLOON,
     LinkEventKind.MIGRATION: VmEventKind.MIGRATION,
@@ -100,6 +102,9 @@ class LibvirtVm:
         self._boots = BootTracker()
         self._connection: _Connection | None = None
         self._qemu: Process | None = None
+        self._mover = Mover()
+        self._moved_boot = 0
+        self._moving = trio.Lock()
 
     @property
     def listener_pid(self) -> int | None:
@@ -144,11 +149,14 @@ class LibvirtVm:
             await self._check_control(connection)
         else:
             self._read_statistics(statistics, poll.read_s)
-        actual_kib = await self._actual(connection, statistics, domain, busy)
+        left_kib = await self._left(connection, statistics, domain, busy)
+        hotplug = domain.hotplug
+        if hotplug is not None and not (busy or domain.hands_off):
+            hotplug = await self._follow(connection, Sizes(domain.boot_kib, left_kib, hotplug))
         return VmFacts(
             run_state=await self._run_state(connection, statistics, busy),
-            ram_kib=domain.ram_kib,
-            actual_kib=actual_kib,
+            ram_kib=domain.memory_kib,
+            actual_kib=left_kib + (hotplug.plugged_kib if hotplug is not None else 0),
             boot=self._boots.boot,
             boot_began_s=self._boots.boot_began_s,
             deflate_on_oom=domain.deflate_on_oom,
@@ -157,6 +165,7 @@ class LibvirtVm:
             qemu_pid=self.listener_pid,
             hands_off="; ".join(domain.hands_off),
             read_s=poll.read_s,
+            hotplug=hotplug,
         )
 
     async def set_target(self, target_kib: int) -> None:
@@ -167,10 +176,13 @@ class LibvirtVm:
         domain = await self._hypervisor.described(connection.start)
         if domain.hands_off:
             raise PortError(f"{self.name}: left alone: {'; '.join(domain.hands_off)}")
-        live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
-        await self._call(connection, "target", lambda domain: domain.setMemoryFlags(target_kib, live))
-        connection.not_before_s = self._clock.now()
-        connection.target_kib, connection.target_s = target_kib, connection.not_before_s
+        if domain.hotplug is None:
+            await self._set_balloon(connection, target_kib)
+            return
+        async with self._moving:
+            exact = await self._call(connection, "memory", lambda domain: domain.memoryStats())
+            sizes = Sizes(domain.boot_kib, int(exact.get("actual", domain.boot_kib)), domain.hotplug)
+            await self._tell(connection, sizes, self._mover.aim(target_kib, sizes, self._clock.now()))
 
     async def start(self) -> None:
         """libvirt starts its domains. Refuses one that stands still: somebody paused it."""
@@ -286,13 +298,54 @@ class LibvirtVm:
             }
             self._boots.statistics_read(stamp, values, read_s)
 
-    async def _actual(
+    async def _set_balloon(self, connection: _Connection, target_kib: int) -> None:
+        live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
+        await self._call(connection, "target", lambda domain: domain.setMemoryFlags(target_kib, live))
+        connection.not_before_s = self._clock.now()
+        connection.target_kib, connection.target_s = target_kib, connection.not_before_s
+
+    async def _request(self, connection: _Connection, requested_kib: int) -> None:
+        """Have the guest plug or unplug until its virtio-mem device has this size."""
+        live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
+
+        def update(domain: Any) -> None:
+            domain.updateDeviceFlags(requesting(domain.XMLDesc(0), requested_kib), live)
+
+        await self._call(connection, "virtio-mem", update)
+        self._hypervisor.outdated(connection.start.uuid)  # libvirt tells of sizes, not of requests
+
+    async def _follow(self, connection: _Connection, sizes: Sizes) -> Hotplug:
+        """Have the balloon take what the guest's kernel refuses to unplug."""
+        async with self._moving:
+            if self._moved_boot != self._boots.boot:
+                self._moved_boot = self._boots.boot
+                self._mover.forget()
+            told = self._mover.follow(sizes, self._clock.now())
+            if told is None:
+                return sizes.hotplug
+            await self._tell(connection, sizes, told)
+            return replace(sizes.hotplug, requested_kib=told.requested_kib)
+
+    async def _tell(self, connection: _Connection, sizes: Sizes, told: Split) -> None:
+        """The request first where the guest shrinks: what it is to keep it must not give."""
+        shrinks = told.balloon_kib <= sizes.left_kib
+        if not shrinks:
+            await self._set_balloon(connection, told.balloon_kib)
+        if told.requested_kib != sizes.hotplug.requested_kib:
+            await self._request(connection, told.requested_kib)
+        if shrinks:
+            await self._set_balloon(connection, told.balloon_kib)
+
+    async def _left(
         self, connection: _Connection, statistics: Mapping[str, Any], domain: DomainXml, busy: bool
     ) -> int:
-        """The balloon's size. One call of its own only while it moves, or has moved without our doing."""
+        """What the balloon leaves of the boot memory. One call of its own only while it moves, or has moved without
+        our doing."""
         told_kib = statistics.get("balloon.current")
+        plugged_kib = domain.hotplug.plugged_kib if domain.hotplug is not None else 0
         if type(told_kib) is not int:
-            return domain.current_memory_kib  # it has no balloon
+            return domain.current_memory_kib - plugged_kib  # it has no balloon
+        told_kib = max(0, told_kib - plugged_kib)  # libvirt adds what is plugged
         moves = connection.target_kib is not None
         if busy or (not moves and told_kib == connection.exact_kib):
             return told_kib if connection.exact_kib is None else connection.exact_kib
