@@ -155,8 +155,7 @@ def test_a_refusal_is_remembered_and_tried_again() -> None:
         assert mover.aim(450 * MIB, sizes(300, 200), now_s + wait_s - 1).requested_kib == 200 * MIB
         now_s += wait_s
     assert mover.aim(450 * MIB, sizes(300, 200), now_s).requested_kib == 150 * MIB
-    mover.forget()
-    assert mover.aim(450 * MIB, sizes(300, 200), now_s - 1).requested_kib == 150 * MIB
+    assert mover.of_boot(2).aim(450 * MIB, sizes(300, 200), now_s - 1).requested_kib == 150 * MIB
 
 
 def test_anothers_request_is_left_alone() -> None:

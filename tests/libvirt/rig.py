@@ -24,11 +24,18 @@ from ballonet_host_coord.demo.image import Image
 USER = "lvtest"
 PROGRAMS = ("libvirtd", "virtlogd", "busybox", "cpio", "debugfs", "setpriv", "qemu-system-x86_64")
 PACKAGES = "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt busybox-static cpio"
-MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_balloon")
+MODULES = (
+    "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci",
+    "virtio_balloon", "virtio_mem",
+)  # fmt: skip
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
 
 CHANNEL = "<channel type='unix'><source mode='bind'/><target type='virtio' name='org.ballonet.agent.0'/></channel>"
+HOTPLUG = (
+    "<memory model='virtio-mem'><target><size unit='MiB'>{mib}</size><node>0</node><block unit='MiB'>2</block>"
+    "<requested>0</requested></target></memory>"
+)
 CONTROLLER = "<controller type='virtio-serial' index='0'/>"
 
 
@@ -122,8 +129,14 @@ class Rig:
 
     def xml(
         self, name: str, *, memory_mib: int = 160, channel: bool = True, controller: bool = True, top: str = "",
-        balloon: str = "<memballoon model='virtio' autodeflate='on' freePageReporting='on'/>",
+        balloon: str = "<memballoon model='virtio' autodeflate='on' freePageReporting='on'/>", hotplug_mib: int = 0,
     ) -> str:  # fmt: skip
+        hotplug = ""
+        if hotplug_mib:
+            # libvirt adds the device's size to <memory>; without a NUMA node it takes no such device.
+            top += f"<maxMemory slots='1' unit='MiB'>{memory_mib + hotplug_mib}</maxMemory>"
+            top += f"<cpu><numa><cell id='0' cpus='0' memory='{memory_mib}' unit='MiB'/></numa></cpu>"
+            hotplug = HOTPLUG.format(mib=hotplug_mib)
         return f"""<domain type='qemu' xmlns:ballonet='urn:ballonet:domain:1'>
   <name>{escape(name)}</name>
   <memory unit='MiB'>{memory_mib}</memory>
@@ -134,7 +147,7 @@ class Rig:
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{self.folder}/vmlinuz</kernel>
     <initrd>{self.folder}/initramfs.gz</initrd>
-    <cmdline>console=ttyS0 panic=-1 quiet mitigations=off</cmdline>
+    <cmdline>console=ttyS0 panic=-1 quiet mitigations=off memhp_default_state=online_movable</cmdline>
   </os>
   <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
   <on_poweroff>destroy</on_poweroff>
@@ -144,6 +157,7 @@ class Rig:
     <controller type='usb' model='none'/>
     {CONTROLLER if controller else ""}
     {CHANNEL if channel else ""}
+    {hotplug}
     {balloon}
   </devices>
 </domain>"""

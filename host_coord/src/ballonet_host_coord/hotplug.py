@@ -84,6 +84,7 @@ class Mover:
     """What one guest is on its way to, and what it refused."""
 
     def __init__(self) -> None:
+        self._boot = 0
         self._target_kib: int | None = None
         """Something is to be unplugged on the way to it."""
         self._requested_kib = 0
@@ -92,6 +93,15 @@ class Mover:
         self._kept_kib = 0
         self._kept_until_s = float("-inf")
         self._refused_s = 0.0
+
+    def of_boot(self, boot: int) -> Mover:
+        """Itself. Another boot means another kernel, which has refused nothing and is on its way to nothing."""
+        if boot != self._boot:
+            self._boot = boot
+            self._target_kib = None
+            self._kept_until_s = float("-inf")
+            self._refused_s = 0.0
+        return self
 
     def aim(self, target_kib: int, sizes: Sizes, now_s: float) -> Split:
         """A new target: what to tell both devices now."""
@@ -123,8 +133,3 @@ class Mover:
         self._kept_until_s = now_s + self._refused_s
         return told
 
-    def forget(self) -> None:
-        """Another boot: another kernel, which has refused nothing."""
-        self._target_kib = None
-        self._kept_until_s = float("-inf")
-        self._refused_s = 0.0

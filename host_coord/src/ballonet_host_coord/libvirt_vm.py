@@ -103,7 +103,6 @@ class LibvirtVm:
         self._connection: _Connection | None = None
         self._qemu: Process | None = None
         self._mover = Mover()
-        self._moved_boot = 0
         self._moving = trio.Lock()
 
     @property
@@ -182,7 +181,8 @@ class LibvirtVm:
         async with self._moving:
             exact = await self._call(connection, "memory", lambda domain: domain.memoryStats())
             sizes = Sizes(domain.boot_kib, int(exact.get("actual", domain.boot_kib)), domain.hotplug)
-            await self._tell(connection, sizes, self._mover.aim(target_kib, sizes, self._clock.now()))
+            mover = self._mover.of_boot(self._boots.boot)
+            await self._tell(connection, sizes, mover.aim(target_kib, sizes, self._clock.now()))
 
     async def start(self) -> None:
         """libvirt starts its domains. Refuses one that stands still: somebody paused it."""
@@ -317,10 +317,7 @@ class LibvirtVm:
     async def _follow(self, connection: _Connection, sizes: Sizes) -> Hotplug:
         """Have the balloon take what the guest's kernel refuses to unplug."""
         async with self._moving:
-            if self._moved_boot != self._boots.boot:
-                self._moved_boot = self._boots.boot
-                self._mover.forget()
-            told = self._mover.follow(sizes, self._clock.now())
+            told = self._mover.of_boot(self._boots.boot).follow(sizes, self._clock.now())
             if told is None:
                 return sizes.hotplug
             await self._tell(connection, sizes, told)

@@ -123,7 +123,6 @@ class QmpVm:
         self._arriving = False
         self._facts_lock = trio.Lock()
         self._mover = Mover()
-        self._moved_boot = 0
         self._listener_pid: int | None = None
 
     @property
@@ -213,7 +212,7 @@ class QmpVm:
             assert hotplug is not None
             left_kib = await self._ask("query-balloon", "actual", int) // 1024
             sizes = Sizes(connection.boot_kib, left_kib, hotplug)
-            await self._tell(sizes, self._mover.aim(target_kib, sizes, self._clock.now()))
+            await self._tell(sizes, self._mover.of_boot(self._boots.boot).aim(target_kib, sizes, self._clock.now()))
 
     async def start(self) -> None:
         """Does nothing to a VM that runs; refuses one that somebody paused."""
@@ -291,10 +290,7 @@ class QmpVm:
 
     async def _follow(self, sizes: Sizes, now_s: float) -> Hotplug:
         """Have the balloon take what the guest's kernel refuses to unplug."""
-        if self._moved_boot != self._boots.boot:
-            self._moved_boot = self._boots.boot
-            self._mover.forget()
-        told = self._mover.follow(sizes, now_s)
+        told = self._mover.of_boot(self._boots.boot).follow(sizes, now_s)
         if told is not None:
             await self._tell(sizes, told)
             return replace(sizes.hotplug, requested_kib=told.requested_kib)
