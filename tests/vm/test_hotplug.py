@@ -151,7 +151,8 @@ async def what_its_kernel_keeps_is_settled(watch: Watch, guest: Guest) -> None:
     await guest.run("echo online_kernel > /sys/devices/system/memory/auto_online_blocks")
     await guest.hold(NEEDED_MIB)
     await watch.until(lambda alpha: plugged_kib(alpha) > PINNED_MIB * MIB)
-    await guest.run(f"cat > /run/pin.py <<'E'\n{PIN.format(mib=PINNED_MIB)}\nE\n(setsid python3 /run/pin.py &) ")
+    await guest.run(f"cat > /run/pin.py <<'E'\n{PIN.format(mib=PINNED_MIB)}\nE")
+    await guest.run("setsid python3 /run/pin.py < /dev/null > /dev/null 2>&1 &")
     await guest.run("until test -e /run/pinned; do sleep 0.2; done", timeout_s=60)
     await guest.hold(0)
 
