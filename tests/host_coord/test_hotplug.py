@@ -158,6 +158,19 @@ def test_a_refusal_is_remembered_and_tried_again() -> None:
     assert mover.of_boot(2).aim(450 * MIB, sizes(300, 200), now_s - 1).requested_kib == 150 * MIB
 
 
+def test_a_guest_that_gives_something_is_asked_again_sooner() -> None:
+    """Progress ends what was refused before: the next refusal counts as the first."""
+    mover, now_s = Mover(), NOW_S
+    for kept_mib, wait_s in ((200, REFUSED_S), (150, REFUSED_S)):
+        mover.aim(400 * MIB, sizes(512, 200), now_s)
+        mover.follow(sizes(512, kept_mib, 0), now_s + 1)
+        now_s += 1 + PATIENCE_S
+        assert mover.follow(sizes(400, kept_mib, 0), now_s) is not None
+        assert mover.aim(300 * MIB, sizes(400, kept_mib), now_s + wait_s - 1).requested_kib == kept_mib * MIB
+        now_s += wait_s
+        assert mover.aim(300 * MIB, sizes(400, kept_mib), now_s).requested_kib == 0
+
+
 def test_anothers_request_is_left_alone() -> None:
     """Who requests another size while we wait for ours has taken the device over."""
     mover = Mover()
