@@ -4,6 +4,7 @@ spoken to."""
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ import trio
 
 from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.attendant import Attendant
+from ballonet_host_coord.cli_guests import OVERHEAD_KIB, _of_domain
 from ballonet_host_coord.guest_rules import settings_for
 from ballonet_host_coord.guests import GuestRecord
 from ballonet_host_coord.ledger import Ledger
-from ballonet_host_coord.libvirt_xml import parse_domain
 from ballonet_host_coord.model import (
     AgentFacts,
     AskInflate,
@@ -145,7 +146,8 @@ def test_a_domains_claim_is_its_boot_memory_and_what_is_requested() -> None:
     """What a reservation for its start is made of."""
     domain = FakeLibvirt().domain("web")
     domain.device(requested_kib=256 * MIB)
-    assert parse_domain(domain.xml).claim_kib == (1024 + 256) * MIB
+    name, size = _of_domain(StringIO(domain.xml))
+    assert (name, size) == ("web", f"{(1024 + 256) * MIB + OVERHEAD_KIB}KiB")
 
 
 class Vm:

@@ -169,17 +169,17 @@ def test_facts_and_targets(play: Any, rig: Rig) -> None:
 def test_a_domain_grows_beyond_its_boot_memory(play: Any, raw: Any, rig: Rig) -> None:
     """A domain with a virtio-mem device is one size: it grows by plugged blocks, gives them back before its balloon
     moves, and shows what somebody else requests."""
-    boot_kib, ram_kib = 160 * 1024, 416 * 1024
+    boot_kib, ram_kib = RAM_KIB, RAM_KIB + 256 * 1024
 
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
         with raw() as operator:
-            hot = operator.createXML(rig.xml("hot", memory_mib=160, hotplug_mib=256), 0)
+            hot = operator.createXML(rig.xml("hot", memory_mib=192, hotplug_mib=256), 0)
             try:
                 vm = await connected(hypervisor, "hot")
                 facts = await vm.facts()
                 assert (facts.ram_kib, facts.boot_kib, facts.actual_kib) == (ram_kib, boot_kib, boot_kib)
                 assert facts.claim_kib == boot_kib
-                for target_kib in (300 * 1024, ram_kib, 120 * 1024, 200 * 1024):
+                for target_kib in (300 * 1024, ram_kib, 160 * 1024, 200 * 1024):
                     await vm.set_target(target_kib)
                     facts = await until(vm, lambda facts, target_kib=target_kib: facts.actual_kib == target_kib)
                     assert facts.hotplug is not None
