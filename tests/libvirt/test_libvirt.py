@@ -78,10 +78,11 @@ def play(rig: Rig, raw: Any) -> Callable[[Callable[[LibvirtHypervisor], Awaitabl
 
 async def until(vm: LibvirtVm, holds: Callable[[VmFacts], bool]) -> VmFacts:
     """Facts as soon as they are so."""
-    with trio.fail_after(PATIENCE_S):
+    with trio.move_on_after(PATIENCE_S):
         while not holds(facts := await vm.facts()):
             await trio.sleep(0.1)
-    return facts
+        return facts
+    pytest.fail(f"not within {PATIENCE_S:g} s: {await vm.facts()}")
 
 
 async def event(vm: LibvirtVm, kind: VmEventKind) -> None:
