@@ -132,6 +132,28 @@ def test_a_start_needs_room_for_its_claim_alone() -> None:
     assert [order.guest for order in orders if isinstance(order, StartVm)] == ["a"]
 
 
+def test_a_start_takes_no_more_than_its_claim_from_others() -> None:
+    """Surplus stays with the others, but for the boot memory of who waits."""
+    waits = vm_with(run_state=RunState.PRELAUNCH, statistics_count=0)
+    starting = make_guest("a", 0, None, {"maximum_kib": RAM_KIB}, vm=waits, waiting_to_start=True)
+    other = make_guest("b", 1024 * MIB)
+    snapshot = make_snapshot(starting, other, budget_kib=(1024 + 16) * MIB + BOOT_KIB, slider=0)
+    _, decided = one_iteration(snapshot).guests
+    assert decided.target_kib == 1024 * MIB
+
+
+def test_a_step_is_returned_to_a_size_that_can_be_had() -> None:
+    """What is given back to a guest that a shrink hurts is whole blocks above its boot memory."""
+    ledger = settled(512)
+    move = ledger._moves["a"]
+    move.stepped_s, move.gen, move.stepped_from_kib = NOW_S - 1, 1, 801 * MIB
+    move.head_for(700 * MIB)
+    wish = Wish(900 * MIB, 1, 2, NOW_S, gen=1)
+    guest = make_guest("a", 0, 400 * MIB, {"maximum_kib": RAM_KIB}, vm=vm_with(512, 200), wish=wish)
+    orders = [order for order in step(ledger, (guest, 600)) if isinstance(order, SetTarget)]
+    assert [order.target_kib for order in orders] == [800 * MIB]
+
+
 def test_a_minimum_follows_from_the_boot_memory() -> None:
     """A device of many times the boot memory does not raise what a domain keeps when nothing is said."""
     gib = 1024 * MIB
