@@ -5,6 +5,7 @@ Constants are checked against the real module by `test_libvirt_link.py` where th
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -94,6 +95,8 @@ class FakeDomain:
         }  # fmt: skip
         self.actual_kib = 1048576
         self.job = 0
+        self.most_kib = 1048576
+        self.device_kib: dict[str, int] = {}
         self.control = (0, 0, 0)
         self.hangs = False
         self.occupied = False
@@ -138,10 +141,29 @@ class FakeDomain:
         self.libvirt.asked("setMemoryFlags")
         if self.hangs:
             raise Hang
-        if kib > 1048576:
+        if kib > self.most_kib:
             raise libvirtError("invalid argument: cannot set memory higher than max memory", 8)
         self.libvirt.targets.append((self.text_name, kib))
         return 0
+
+
+    def updateDeviceFlags(self, text: str, flags: int) -> int:
+        self.libvirt.asked("updateDeviceFlags")
+        requested = re.search("<requested[^>]*>([0-9]+)</requested>", text)
+        assert requested is not None
+        self.device(requested_kib=int(requested[1]))
+        self.libvirt.targets.append((f"{self.text_name}'s virtio-mem", int(requested[1])))
+        return 0
+
+    def device(self, **changes: int) -> None:
+        """It has a virtio-mem device of 2 GiB, as libvirt describes it."""
+        self.device_kib = {"requested_kib": 0, "current_kib": 0, **self.device_kib, **changes}
+        device = f"""<memory model='virtio-mem'><target><size unit='KiB'>2097152</size><node>0</node>
+          <block unit='KiB'>2048</block><requested unit='KiB'>{self.device_kib["requested_kib"]}</requested>
+          <current unit='KiB'>{self.device_kib["current_kib"]}</current></target></memory><memballoon"""
+        self.most_kib = 3145728
+        plain = xml(self.text_name, self.uuid).replace("<memory>1048576", "<memory>3145728")
+        self.xml = plain.replace("<memballoon", device)
 
 
 class FakeConnection:

@@ -10,6 +10,7 @@ import trio
 
 MIB = 1 << 20
 BALLOON = "/machine/peripheral/balloon0"
+MEMORY = "/machine/peripheral/vmem0"
 
 
 class FakeQemu:
@@ -20,6 +21,8 @@ class FakeQemu:
         self.status = "running"
         self.ram_bytes = 1024 * MIB
         self.actual_bytes = 1024 * MIB
+        self.hotplug: dict[str, int] | None = None
+        """What query-memory-devices says of its virtio-mem device."""
         self.migration: dict[str, Any] = {}
         self.capabilities: set[str] = set()
         self.last_update = 0
@@ -39,6 +42,8 @@ class FakeQemu:
             "/machine/peripheral-anon": [{"name": "device[0]", "type": "child<virtio-serial-pci>"}],
         }
         self.heard: list[str] = []
+        self.told: list[tuple[str, int]] = []
+        """Balloon targets and requested sizes in MiB, as they came."""
         self.hangs = False
         self.client: trio.SocketStream | None = None
         self._send_lock = trio.Lock()
@@ -60,6 +65,13 @@ class FakeQemu:
                     if not self.hangs:
                         answer = self._answer(command["execute"], command.get("arguments", {}))
                         await self._say(stream, {**answer, "id": command["id"]})
+
+    def plug_device(self, most_mib: int, block_mib: int = 2) -> None:
+        """It was started with a virtio-mem device, which is empty."""
+        self.hotplug = {
+            "max-size": most_mib * MIB, "block-size": block_mib * MIB, "size": 0, "requested-size": 0
+        }  # fmt: skip
+        self.devices["/machine/peripheral"].append({"name": "vmem0", "type": "child<virtio-mem-pci>"})
 
     async def event(self, name: str, seconds: int = 0, **data: Any) -> None:
         assert self.client is not None
@@ -86,6 +98,9 @@ class FakeQemu:
                 return {"return": {"actual": self.actual_bytes}}
             case "query-memory-size-summary":
                 return {"return": {"base-memory": self.ram_bytes, "plugged-memory": 0}}
+            case "query-memory-devices":
+                found = [] if self.hotplug is None else [{"type": "virtio-mem", "data": self.hotplug}]
+                return {"return": [{"type": "dimm", "data": {}}, *found]}
             case "query-migrate":
                 return {"return": self.migration}
             case "qom-list":
@@ -94,10 +109,15 @@ class FakeQemu:
                 return {"return": {"last-update": self.last_update, "stats": self.statistics}}
             case "qom-get" if where in self.properties:
                 return {"return": self.properties[where]}
+            case "qom-set" if where == (MEMORY, "requested-size"):
+                assert self.hotplug is not None
+                self.hotplug["requested-size"] = arguments["value"]
+                self.told.append((name, arguments["value"] // MIB))
             case "qom-set":
                 self.properties[where] = arguments["value"]
             case "balloon":
                 self.actual_bytes = min(arguments["value"], self.ram_bytes)
+                self.told.append((name, arguments["value"] // MIB))
             case "cont":
                 self.status = "running"
             case "migrate-set-capabilities":

@@ -56,7 +56,7 @@ def test_a_live_domain_is_read() -> None:
     label = "<seclabel type='dynamic' model='dac' relabel='yes'><label>+64055:+64055</label></seclabel>"
     domain = parse_domain(live(top=policy + label))
     assert (domain.name, domain.uuid) == ("tiny1", UUID)
-    assert (domain.memory_kib, domain.current_memory_kib, domain.ram_kib) == (262144, 131072, 262144)
+    assert (domain.memory_kib, domain.current_memory_kib, domain.boot_kib) == (262144, 131072, 262144)
     assert (domain.balloon_model, domain.deflate_on_oom, domain.free_page_reporting) == ("virtio", True, True)
     assert domain.statistics_period_s == 2
     path = "/var/lib/libvirt/qemu/channel/target/domain-1-tiny1/org.ballonet.agent.0"
@@ -101,7 +101,7 @@ def test_virtio_mem_is_no_part_of_the_balloons_ram() -> None:
       </target><alias name='virtiomem0'/></memory>"""
     domain = parse_domain(live(sizes="<memory unit='MiB'>512</memory>", devices=device + BALLOON))
     assert domain.virtio_mem == (VirtioMem("virtiomem0", 0, 262144, 2048, 131072, 65536),)
-    assert domain.ram_kib == 262144
+    assert domain.boot_kib == 262144
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def check(text: str) -> None:
     except DomainXmlError as error:
         assert str(error).isprintable()  # noqa: PT017 - either outcome is right
     else:
-        assert 0 <= domain.ram_kib <= domain.memory_kib
+        assert 0 <= domain.boot_kib <= domain.memory_kib
 
 
 @given(st.text())

@@ -14,6 +14,7 @@ from ballonet_host_coord.residency import (
     MERGED_MOST_KIB,
     Mapping,
     ProcessMemory,
+    guest_memory,
     guest_ram,
     parse_smaps,
     parse_status,
@@ -167,3 +168,16 @@ def test_this_very_process_is_split_as_it_is(flags: int) -> None:
     # The kernel may have merged the mapping with a neighbour that holds a little.
     assert touched_kib <= guest_kib <= touched_kib + 16 * MIB
     assert guest_kib + overhead_kib == pytest.approx(process.held_kib, abs=MIB)
+
+
+@pytest.mark.parametrize("device_mib", [4096, 2048 + 512])
+def test_a_virtio_mem_device_is_the_guests_too(device_mib: int) -> None:
+    """Boot memory and device are two mappings, or one run where they lie side by side; both are counted."""
+    boot = Map(2048, RAM_KIB, rss_kib=300 * MIB, swap_kib=5)
+    device = Map(device_mib, 2 * RAM_KIB, rss_kib=700 * MIB, swap_kib=2)
+    mappings = parse_smaps("".join(a_map.text() for a_map in (HEAP, boot, device)))
+    memory = guest_memory(mappings, 3 * RAM_KIB, 2 * RAM_KIB)
+    assert memory is not None
+    assert (memory.rss_kib, memory.swap_kib) == (1000 * MIB, 7)
+    assert split(ProcessMemory(10**7, 1020 * MIB, 0, 9), memory, 3 * RAM_KIB) == (1000 * MIB + 7, 20 * MIB + 2)
+    assert guest_memory(mappings[:2], 3 * RAM_KIB, 2 * RAM_KIB) is None

@@ -9,7 +9,7 @@ mount -t sysfs s /sys
 mount -t devtmpfs d /dev
 # In this order: virtio needs symbols of virtio_ring, and the transports need both.
 for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_balloon virtio_console \
-    virtio_blk; do
+    virtio_blk virtio_mem; do
     insmod /modules/$module.ko || echo "cannot load $module"
 done
 # The device node of the port with this name; nothing while there is none.

@@ -27,6 +27,7 @@ PACKAGES = "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-li
 MODULES = (
     *((name, "virtio") for name in (
         "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_balloon",
+        "virtio_mem",
     )),
     ("virtio_console", "char"), ("virtio_blk", "block"),
 )  # fmt: skip
@@ -38,6 +39,10 @@ WORKLOAD = CHANNEL.replace("org.ballonet.agent.0", "org.ballonet.demo.0")
 ARGUMENTS = (
     "<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'><arg value='-qmp'/><arg value='unix:",
     ",server=on,wait=off'/></commandline>",
+)
+HOTPLUG = (
+    "<memory model='virtio-mem'><target><size unit='MiB'>{mib}</size><node>0</node><block unit='MiB'>2</block>"
+    "<requested>0</requested></target></memory>"
 )
 CONTROLLER = "<controller type='virtio-serial' index='0'/>"
 
@@ -166,14 +171,20 @@ class Rig:
     def xml(
         self, name: str, *, memory_mib: int = 160, channel: bool = True, controller: bool = True, top: str = "",
         balloon: str = "<memballoon model='virtio' autodeflate='on' freePageReporting='on'/>", agent: bool = False,
-        monitor: bool = False,
+        monitor: bool = False, hotplug_mib: int = 0,
     ) -> str:  # fmt: skip
         """The domain's XML. `agent`: the real agent and the demo's workload run in it, from Debian's disk. `monitor`:
-        it has a second QMP monitor, FOLDER/NAME.qmp."""
+        it has a second QMP monitor, FOLDER/NAME.qmp. `hotplug_mib`: it has a virtio-mem device."""
         disk = f"""<disk type='file' device='disk'>
       <driver name='qemu' type='raw'/><source file='{self.folder}/disk.ext4'/><target dev='vda' bus='virtio'/>
       <readonly/><shareable/>
     </disk>{WORKLOAD}"""
+        hotplug = ""
+        if hotplug_mib:
+            # libvirt adds the device's size to <memory>; without a NUMA node it takes no such device.
+            top += f"<maxMemory slots='1' unit='MiB'>{memory_mib + hotplug_mib}</maxMemory>"
+            top += f"<cpu><numa><cell id='0' cpus='0' memory='{memory_mib}' unit='MiB'/></numa></cpu>"
+            hotplug = HOTPLUG.format(mib=hotplug_mib)
         return f"""<domain type='qemu' xmlns:ballonet='urn:ballonet:domain:1'>
   <name>{escape(name)}</name>
   <memory unit='MiB'>{memory_mib}</memory>
@@ -184,7 +195,7 @@ class Rig:
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{self.folder}/vmlinuz</kernel>
     <initrd>{self.folder}/initramfs.gz</initrd>
-    <cmdline>console=ttyS0 panic=-1 quiet mitigations=off</cmdline>
+    <cmdline>console=ttyS0 panic=-1 quiet mitigations=off memhp_default_state=online_movable</cmdline>
   </os>
   <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
   <on_poweroff>destroy</on_poweroff>
@@ -195,6 +206,7 @@ class Rig:
     {CONTROLLER if controller else ""}
     {CHANNEL if channel else ""}
     {disk if agent else ""}
+    {hotplug}
     {balloon}
   </devices>
   {f"{ARGUMENTS[0]}{self.folder}/{name}.qmp{ARGUMENTS[1]}" if monitor else ""}

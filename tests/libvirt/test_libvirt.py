@@ -21,8 +21,8 @@ from ballonet_host_coord.libvirt_hypervisor import LibvirtHypervisor
 from ballonet_host_coord.libvirt_link import LibvirtLink
 from ballonet_host_coord.libvirt_stream import LibvirtStream
 from ballonet_host_coord.libvirt_vm import LibvirtVm
-from ballonet_host_coord.libvirt_xml import parse_domain
-from ballonet_host_coord.model import RunState, VmEventKind, VmFacts
+from ballonet_host_coord.libvirt_xml import parse_domain, requesting
+from ballonet_host_coord.model import Hotplug, RunState, VmEventKind, VmFacts
 from ballonet_host_coord.ports import ByteStream, PortError, VmAbsent, VmGone
 
 from .rig import Rig
@@ -78,10 +78,11 @@ def play(rig: Rig, raw: Any) -> Callable[[Callable[[LibvirtHypervisor], Awaitabl
 
 async def until(vm: LibvirtVm, holds: Callable[[VmFacts], bool]) -> VmFacts:
     """Facts as soon as they are so."""
-    with trio.fail_after(PATIENCE_S):
+    with trio.move_on_after(PATIENCE_S):
         while not holds(facts := await vm.facts()):
             await trio.sleep(0.1)
-    return facts
+        return facts
+    pytest.fail(f"not within {PATIENCE_S:g} s: {await vm.facts()}")
 
 
 async def event(vm: LibvirtVm, kind: VmEventKind) -> None:
@@ -162,6 +163,36 @@ def test_facts_and_targets(play: Any, rig: Rig) -> None:
         with pytest.raises(PortError, match="higher than max memory"):
             await vm.set_target(2 * RAM_KIB)
         assert (await vm.facts()).run_state is RunState.RUNNING
+
+    play(scenario)
+
+
+def test_a_domain_grows_beyond_its_boot_memory(play: Any, raw: Any, rig: Rig) -> None:
+    """A domain with a virtio-mem device is one size: it grows by plugged blocks, gives them back before its balloon
+    moves, and shows what somebody else requests."""
+    boot_kib, ram_kib = RAM_KIB, RAM_KIB + 256 * 1024
+
+    async def scenario(hypervisor: LibvirtHypervisor) -> None:
+        with raw() as operator:
+            hot = operator.createXML(rig.xml("hot", memory_mib=192, hotplug_mib=256), 0)
+            try:
+                vm = await connected(hypervisor, "hot")
+                facts = await vm.facts()
+                assert (facts.ram_kib, facts.boot_kib, facts.actual_kib) == (ram_kib, boot_kib, boot_kib)
+                assert facts.claim_kib == boot_kib
+                for target_kib in (300 * 1024, ram_kib, 160 * 1024, 200 * 1024):
+                    await vm.set_target(target_kib)
+                    facts = await until(vm, lambda facts, target_kib=target_kib: facts.actual_kib == target_kib)
+                    assert facts.hotplug is not None
+                    assert facts.hotplug.plugged_kib == max(0, target_kib - boot_kib)
+                    assert facts.claim_kib == max(boot_kib, target_kib)
+                hot.updateDeviceFlags(requesting(hot.XMLDesc(), 0))
+                facts = await until(vm, lambda facts: facts.actual_kib == boot_kib)
+                assert facts.hotplug == Hotplug(256 * 1024, 2048, 0, 0)
+                await hypervisor.domains()
+                assert hypervisor.list() == ("bare", "hot", "web")
+            finally:
+                hot.destroy()
 
     play(scenario)
 

@@ -98,7 +98,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
         if party.fixed:
             fixed_kib += booking.assigned_kib
             if guest.waiting_to_start:
-                starts_kib += max(0, guest.vm.ram_kib - guest.held_kib)
+                starts_kib += max(0, guest.vm.claim_kib - guest.held_kib)
         else:
             movable.append(party)
             if party.shrinkable:
@@ -125,7 +125,7 @@ def one_iteration(snapshot: Snapshot) -> Decision:
     placed = iter(targets)
     for party in parties:
         if party.guest.waiting_to_start:
-            room = f"{mib(party.guest.vm.ram_kib)} are free ({mib(max(0, free_kib))} now)"
+            room = f"{mib(party.guest.vm.claim_kib)} are free ({mib(max(0, free_kib))} now)"
             party.hold_reason += f": starts when {room}"
         decisions.append(_decide(party, None if party.fixed else next(placed), tuned))
     return Decision(

@@ -107,7 +107,7 @@ class Attendant:
         if policy is StopPolicy.DEFLATE and not observe and vm.run_state is RunState.RUNNING and not left_alone:
             try:
                 await self._vm.connect()
-                await self._vm.set_target(vm.ram_kib)
+                await self._vm.set_target(vm.here_kib)
             except PortError as exc:
                 log.warning("%s: could not be deflated on stop: %s", self.record.name, exc)
             finally:
@@ -116,7 +116,7 @@ class Attendant:
     async def _attend(self) -> None:
         """Run this guest's tasks until its hypervisor goes away."""
         self._reports = AgentReports(
-            self._vm, self.record.session, self._coordinator.clock, lambda: self.record.vm.ram_kib
+            self._vm, self.record.session, self._coordinator.clock, lambda: self.record.vm.boot_kib
         )
         gone: list[PortError] = []
         async with trio.open_nursery() as nursery:
@@ -140,7 +140,7 @@ class Attendant:
         known = self.record.vm
         if not known.ram_kib or known.qemu_pid != self._vm.listener_pid:
             known = await self._vm.facts()
-        await self._coordinator.look(known.qemu_pid, known.ram_kib)
+        await self._coordinator.look(known.qemu_pid, known.ram_kib, known.ram_kib - known.boot_kib)
         vm = await self._vm.facts()
         if self._left_alone:
             vm = replace(vm, hands_off="; ".join(filter(None, (self._left_alone, vm.hands_off))))
@@ -180,7 +180,7 @@ class Attendant:
             if event.kind is VmEventKind.GONE:
                 raise VmGone("its hypervisor ended the connection")
             if event.kind in NEW_SESSION_AFTER:
-                self.record.session.renewed(self.record.vm.ram_kib, self._coordinator.now())
+                self.record.session.renewed(self.record.vm.boot_kib, self._coordinator.now())
                 if self._reports is not None:
                     self._reports.wake()
             self._poll_now.set()
@@ -196,6 +196,7 @@ class Attendant:
     async def _execute(self, command: Command) -> None:
         now_s = self._coordinator.now()
         session = self.record.session
+        hidden_kib = self.record.hidden_kib
         try:
             if isinstance(command, SetTarget):
                 await self._vm.set_target(command.target_kib)
@@ -205,11 +206,10 @@ class Attendant:
                 await self._vm.start()
                 self._poll_now.set()
             elif isinstance(command, AskInflate):
-                session.ask_inflate(
-                    command.gen, command.target_kib, command.floor_kib, command.rate_kib_per_s, now_s
-                )
+                target_kib, floor_kib = command.target_kib - hidden_kib, command.floor_kib - hidden_kib
+                session.ask_inflate(command.gen, target_kib, max(0, floor_kib), command.rate_kib_per_s, now_s)
             elif isinstance(command, TellDeflate):
-                session.tell_deflate(command.gen, command.target_kib, now_s)
+                session.tell_deflate(command.gen, command.target_kib - hidden_kib, now_s)
         except VmGone:
             raise
         except PortError as exc:

@@ -10,12 +10,12 @@ pages than those that reside already: this *refilled* part counts beside a targe
 `actual` is the guest's claim, `resident` is the host kernel's word, and a target that was set counts from the
 moment of setting. From QEMU's start, a reset or an incoming migration until *this boot's* driver has answered, the
 balloon device still tells what the last boot said (measured: 512 MiB for 16 s while the guest had 2048), so
-the guest is booked with its boot claim: its whole RAM.
+the guest is booked with its boot claim: its whole RAM, of a virtio-mem device what is plugged or requested.
 
 Two kinds of evidence show that the driver of this boot has answered:
 
-* the agent reported from this boot, and the balloon that its kernel counts fits what the device says
-  (`ram - actual`): both sides name the same bag;
+* the agent reported from this boot, and the balloon that its kernel counts fits what the device says: both sides
+  name the same bag;
 * without an agent that counts: balloon statistics of this boot, `STATISTICS_NEEDED` times. One is not enough, as the
   driver queues its first statistics before it begins to inflate.
 
@@ -79,8 +79,8 @@ def boot_answered(vm: VmFacts, report: UsageReport | None) -> bool:
     if vm.run_state is RunState.PRELAUNCH or vm.migration is Migration.INCOMING:
         return False
     if report is not None and report.balloon_kib is not None and report.arrived_s >= vm.boot_began_s:
-        bag_kib = vm.ram_kib - vm.actual_kib
-        if abs(report.balloon_kib - bag_kib) <= BALLOON_TOLERANCE_KIB:
+        away_kib = abs(report.balloon_kib - vm.balloon_kib)
+        if away_kib <= BALLOON_TOLERANCE_KIB:
             return True
     return vm.statistics_count >= STATISTICS_NEEDED
 
@@ -113,7 +113,7 @@ def book(
         return Booking(max(settings.maximum_kib, resident_kib), overhead_kib, claimed=True)
     assigned_kib = _held_kib(vm, resident_kib, target_in_flight_kib or 0)
     if not answered:
-        assigned_kib = max(assigned_kib, vm.ram_kib)
+        assigned_kib = max(assigned_kib, vm.claim_kib)
     return Booking(assigned_kib=assigned_kib, overhead_kib=overhead_kib, claimed=not answered)
 
 

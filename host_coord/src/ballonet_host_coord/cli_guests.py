@@ -160,7 +160,7 @@ def _of_domain(domain_xml: BinaryIO) -> tuple[str, str, dict[str, str]]:
         domain = parse_domain(domain_xml.read().decode())  # UTF-8 from libvirt, whatever the locale
     except (PortError, UnicodeDecodeError) as error:
         fail(str(error))
-    sizes_kib = (domain.ram_kib, min(domain.ram_kib, domain.current_memory_kib))
+    sizes_kib = (domain.claim_kib, min(domain.claim_kib, domain.current_memory_kib))
     size, settled = (f"{kib + OVERHEAD_KIB}KiB" for kib in sizes_kib)
     weight = sane_policy(Domain(domain.name, domain.uuid, policy=domain.policy)).get("weight")
     return domain.name, size, {"settled": settled, **({"weight": weight} if weight else {})}

@@ -211,10 +211,10 @@ class Coordinator:
     def now(self) -> float:
         return self.clock.now()
 
-    async def look(self, qemu_pid: int | None, ram_kib: int) -> None:
+    async def look(self, qemu_pid: int | None, ram_kib: int, hotplug_kib: int = 0) -> None:
         """Before `residency`: what takes long is read beside the loop."""
         if qemu_pid is not None:
-            await self._host_memory.look(qemu_pid, ram_kib)
+            await self._host_memory.look(qemu_pid, ram_kib, hotplug_kib)
 
     def residency(self, qemu_pid: int | None, ram_kib: int) -> Residency | None:
         return self._host_memory.residency(qemu_pid, ram_kib) if qemu_pid is not None else None

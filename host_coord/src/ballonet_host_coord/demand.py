@@ -57,6 +57,10 @@ CACHE_HALF_LIFE_S = 300.0
 """Cache of which nothing is missed stops ranking with the buffer by halves in this time, down to the slider's share:
 what a guest reads again within minutes is then still there."""
 
+BEYOND_STEPS = {1: (32768, 32), 2: (65536, 16), 3: (131072, 8)}
+BEYOND_NEAR_KIB = 4096
+"""A guest that asks for all it knows of: the next step by severity, at least so much or this part of its size."""
+
 PAGE_KIB = 4
 """The kernel counts refaults in pages; other sizes than 4 KiB only make this a stricter measure."""
 
@@ -85,6 +89,11 @@ class Estimate:
     cache_kept_ratio: float = 1.0
     """The share of the file cache that has shown itself worth keeping, or has not shown the opposite yet."""
     model: DemandModel = DemandModel.BALLONET
+    reserve_kib: int = 0
+    """What its kernel keeps before it counts."""
+    here_kib: int = 0
+    """What it had with the balloon empty when it reported."""
+    plugged_kib: int = 0
 
 
 def observe(
@@ -97,9 +106,10 @@ def observe(
     model: DemandModel = DemandModel.BALLONET,
 ) -> Estimate:
     """Fold one report in. `moved_by_us`: our own shrink is under way, so stalls prove nothing (invariant I9)."""
-    reserve_kib = max(0, vm.ram_kib - report.total_kib)
-    balloon_kib = report.balloon_kib if report.balloon_kib is not None else vm.ram_kib - vm.actual_kib
-    size_kib = max(0, vm.ram_kib - balloon_kib)
+    reserve_kib = _reserve_kib(before, report, vm)
+    balloon_kib = report.balloon_kib if report.balloon_kib is not None else vm.balloon_kib
+    here_kib = vm.ram_kib if vm.hotplug is None else report.total_kib + reserve_kib
+    size_kib = max(0, here_kib - balloon_kib)
     hot_swap_kib = 0.0
     rise_kib_per_s = 0.0
     psi_some = psi_full = None
@@ -136,6 +146,9 @@ def observe(
         harmed=harmed,
         cache_kept_ratio=_cache_kept_ratio(before, report, interval_s, tuned),
         model=model,
+        reserve_kib=reserve_kib,
+        here_kib=here_kib,
+        plugged_kib=vm.here_kib - vm.boot_kib,
     )
     now_kib = _demand_kib(estimate, vm, settings)
     held_kib = float(now_kib)
@@ -179,6 +192,26 @@ def remember(estimate: Estimate, wish: Wish, vm: VmFacts) -> Estimate:
     return replace(estimate, held_kib=max(estimate.held_kib, float(_wished_kib(estimate, wish, vm))))
 
 
+def hidden_kib(estimate: Estimate, vm: VmFacts) -> int:
+    """What the agent does not count of the guest's size: it takes the larger of its boot memory, which HELLO told it,
+    and of what its kernel counts for all there is. 0 without a virtio-mem device."""
+    if vm.hotplug is None:
+        return 0
+    return max(0, estimate.here_kib - max(vm.boot_kib, estimate.report.total_kib))
+
+
+def beyond(wish: Wish, estimate: Estimate, vm: VmFacts) -> Wish:
+    """An agent's wish on the hypervisor's scale. It asks for no more than all that it knows of; with a virtio-mem
+    device that can grow this means a step more, as large as the agent's own steps."""
+    if vm.hotplug is None:
+        return wish
+    want_kib = wish.want_kib + hidden_kib(estimate, vm)
+    if want_kib >= estimate.here_kib - BEYOND_NEAR_KIB:
+        least_kib, part = BEYOND_STEPS[min(3, max(1, wish.severity))]
+        want_kib = estimate.here_kib + max(least_kib, estimate.here_kib // part)
+    return replace(wish, want_kib=want_kib)
+
+
 def _wished_kib(estimate: Estimate, wish: Wish, vm: VmFacts) -> int:
     """What a guest that asks is believed to need: its wish, or what it has committed."""
     proven_kib = min(estimate.committed_kib or 0, estimate.use_kib * URGENT_COMMITTED_RATIO)
@@ -198,6 +231,19 @@ def _demand_kib(estimate: Estimate, vm: VmFacts, settings: GuestSettings) -> int
         step_kib = max(HARM_STEP_LEAST_KIB, int(estimate.size_kib * HARM_STEP_RATIO))
         kib = max(kib, estimate.size_kib + step_kib)
     return min(kib, vm.ram_kib)
+
+
+def _reserve_kib(before: Estimate | None, report: UsageReport, vm: VmFacts) -> int:
+    """What the guest's kernel keeps before it counts: constant for a boot.
+
+    With a virtio-mem device it cannot be told from memory that is plugged and not counted yet, or was counted before it
+    was unplugged: then what was seen before holds. Memory that the guest does not put online is never its reserve.
+    """
+    reserve_kib = max(0, vm.here_kib - report.total_kib)
+    if vm.hotplug is None or before is None:
+        return reserve_kib
+    settled = vm.hotplug.requested_kib == vm.hotplug.plugged_kib == before.plugged_kib
+    return min(reserve_kib, before.reserve_kib) if settled else before.reserve_kib
 
 
 def _held_kib(held_kib: float, demand_kib: int, passed_s: float, half_life_s: float) -> float:

@@ -290,7 +290,7 @@ def _host(snapshot: Snapshot, decision: Decision) -> HostExplanation:
         shared_kib=promised_kib - overheads_kib - fixed_kib - not_there_kib,
         demands_kib=sum(party.demand_kib for party in parties if not party.fixed),
         wants_kib=sum(party.want_kib for party in parties if not party.fixed),
-        starts_kib=sum(party.guest.vm.ram_kib for party in parties if party.guest.waiting_to_start),
+        starts_kib=sum(party.guest.vm.claim_kib for party in parties if party.guest.waiting_to_start),
         overdrawn_kib=decision.overdrawn_kib,
         overdrawn_cause=decision.overdrawn_cause,
         slider=host.slider,

@@ -24,13 +24,13 @@ from .guest_check import GuestSight, SocketSight, read_arguments
 from .guest_rules import settings_for
 from .host_check import Service
 from .libvirt_callers import Caller
-from .libvirt_hypervisor import running_domains, statistics_of
+from .libvirt_hypervisor import domain_of, running_domains, statistics_of
 from .libvirt_link import LibvirtLink
 from .libvirt_xml import ABSENT_BALLOON, AGENT_PORT, DomainXml, DomainXmlError, parse_domain
-from .model import Domain, GuestSettings, GuestSnapshot, LinkState, RunState, Settings, Snapshot
+from .model import GuestSettings, GuestSnapshot, LinkState, RunState, Settings, Snapshot
 from .ports import PortError, VmAbsent
 from .qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
-from .qmp_hypervisor import DEVICE_ROOTS
+from .qmp_hypervisor import DEVICE_ROOTS, hotplug_of
 from .snapshot import snapshot_from_json
 
 MOST_AT_ONCE = 16
@@ -140,20 +140,22 @@ async def _by_monitor(sight: GuestSight, path: str, proc_root: str) -> GuestSigh
 
 
 async def _ask(sight: GuestSight, client: QmpClient) -> GuestSight:
-    balloon, has_port = "", False
+    balloon, has_port, has_hotplug = "", False, False
     for root in DEVICE_ROOTS:
         for device in await client.command("qom-list", {"path": root}):
             kind, path = str(device["type"]), f"{root}/{device['name']}"
             if kind.startswith("child<virtio-balloon"):
                 balloon = balloon or path
-            elif kind == "child<virtserialport>":
+            has_hotplug = has_hotplug or kind.startswith("child<virtio-mem")
+            if kind == "child<virtserialport>":
                 has_port = has_port or await _property(client, path, "name") == AGENT_PORT
     ram_bytes = (await client.command("query-memory-size-summary"))["base-memory"]
+    hotplug = hotplug_of(await client.command("query-memory-devices")) if has_hotplug else None
     deflates = await _property(client, balloon, "deflate-on-oom") if balloon else None
     reports = await _property(client, balloon, "free-page-reporting") if balloon else None
     return replace(
         sight,
-        ram_kib=int(ram_bytes) // 1024,
+        ram_kib=int(ram_bytes) // 1024 + (hotplug.most_kib if hotplug is not None else 0),
         has_balloon=bool(balloon),
         deflate_on_oom=deflates if isinstance(deflates, bool) else None,
         free_page_reporting=reports if isinstance(reports, bool) else None,
@@ -263,15 +265,14 @@ def _xml_of(uuid: str) -> Any:
 
 def domain_sight(xml: DomainXml, settings: Settings, listening: frozenset[str] | None) -> GuestSight:
     """What the domain's live XML says, and what the settings come to for it."""
-    domain = Domain(xml.name, xml.uuid, xml.ram_kib, xml.current_memory_kib, xml.policy, xml.notes)
-    guest, notes = settings_for(settings.rules, domain)
+    guest, notes = settings_for(settings.rules, domain_of(xml))
     has_balloon = xml.balloon_model != ABSENT_BALLOON
     channel = xml.channel
     return GuestSight(
         name=xml.name,
         by_libvirt=True,
         notes=tuple(notes),
-        ram_kib=xml.ram_kib,
+        ram_kib=xml.memory_kib,
         minimum_kib=guest.minimum_kib,
         maximum_kib=guest.maximum_kib,
         may_shrink_without_deflate_on_oom=guest.shrink_without_deflate_on_oom,

@@ -69,7 +69,7 @@ def settings_for(
                 note = f"{note}; {as_toml(before[key])} is in force as before"
             notes.append(note)
     values.update(changed or {})
-    usual_kib = max(MINIMUM_LEAST_KIB, domain.ram_kib // MINIMUM_PART)
+    usual_kib = max(MINIMUM_LEAST_KIB, (domain.ram_kib - domain.hotplug_kib) // MINIMUM_PART)
     usual = {"minimum_kib": usual_kib, "startup_kib": domain.startup_kib, "maximum_kib": domain.ram_kib}
     settings = _bounded(domain.name, usual, values, domain.ram_kib, notes)
     if len(notes) > NOTES_MOST:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from ballonet_protocol.limits import SETTLING_S
 
 from .booking import book, boot_answered
-from .demand import DEFAULT_TUNING, Estimate, demand_at, observe, remember
+from .demand import DEFAULT_TUNING, Estimate, beyond, demand_at, hidden_kib, observe, remember
+from .hotplug import grown_kib
 from .ledger import Ledger
 from .model import (
+    AgentFacts,
     DemandModel,
     GuestSettings,
     GuestSnapshot,
@@ -82,13 +84,19 @@ class GuestRecord:
     def name(self) -> str:
         return self.settings.name
 
+    @property
+    def hidden_kib(self) -> int:
+        """What its agent does not know of its size: it is spoken to in sizes that are smaller by this."""
+        return hidden_kib(self._estimate, self.vm) if self._estimate is not None else 0
+
     # --- facts in ----------------------------------------------------------------------------------------
 
     def vm_read(self, vm: VmFacts, residency: Residency | None, now_s: float) -> SetTarget | None:
         """Take what the hypervisor and the host's kernel say. A new boot may want its startup target set."""
         command = None
         # The guest writes `actual`: it is held within what a size can be before anything counts with it (I8).
-        vm = replace(vm, actual_kib=min(max(0, vm.actual_kib), vm.ram_kib))
+        plugged_kib = vm.here_kib - vm.boot_kib
+        vm = replace(vm, actual_kib=min(max(plugged_kib, vm.actual_kib), vm.here_kib))
         if not self._seen or vm.boot != self.vm.boot:
             reset = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
             if not reset:
@@ -98,8 +106,8 @@ class GuestRecord:
             adopted = self._observe or left or self._goes_on(vm, now_s)
             self._forget_boot()
             if self._seen:
-                self.session.renewed(vm.ram_kib, now_s)
-            startup_kib = min(self.settings.startup_kib, vm.ram_kib)
+                self.session.renewed(vm.boot_kib, now_s)
+            startup_kib = grown_kib(vm, min(self.settings.startup_kib, vm.ram_kib))
             command = self._ledger.began_boot(self.name, vm.boot, startup_kib, adopted)
         if self.vm.run_state is RunState.PRELAUNCH and vm.run_state is RunState.RUNNING:
             self._ran_s = now_s
@@ -141,11 +149,18 @@ class GuestRecord:
         self._estimate = observe(
             self._estimate, report, self.vm, self.settings, moved_by_us, self.tuned, self.demand_model
         )
+        if report.floor_kib is not None and (unknown_kib := self.hidden_kib):
+            self._report = replace(report, floor_kib=report.floor_kib + unknown_kib)
 
     def wished(self, wish: Wish) -> None:
         """A DEMAND, clamped to what the guest can have at all. The last one wins."""
         if self.vm.ram_kib == 0:
             return
+        if self._estimate is not None:
+            wish = beyond(wish, self._estimate, self.vm)
+        self._take_wish(wish)
+
+    def _take_wish(self, wish: Wish) -> None:
         self._wish = replace(wish, want_kib=max(0, min(wish.want_kib, self.vm.ram_kib)))
         if self._estimate is not None:
             self._estimate = remember(self._estimate, self._wish, self.vm)
@@ -154,7 +169,7 @@ class GuestRecord:
         """The guest took memory back by itself: that is a demand for what it has now (design, harm)."""
         taken_kib = self._ledger.taken_back_kib(self.name)
         if taken_kib and (self._wish is None or self._wish.want_kib < self.vm.actual_kib):
-            self.wished(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
+            self._take_wish(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
 
     def target_ordered(self, target_kib: int) -> None:
         """A target is on its way. Until it is taken, each one before it may be in force, and is booked (I1)."""
@@ -190,7 +205,7 @@ class GuestRecord:
             booking=book(self.settings, self.vm, self.residency, promised_kib, self._answered, started),
             hypervisor_target_kib=target_kib,
             residency=self.residency,
-            agent=self.session.facts(),
+            agent=self._agent_facts(),
             report=self._report,
             demand=demand,
             wish=self._wish,
@@ -229,6 +244,13 @@ class GuestRecord:
         self._agent_report_s = float("-inf")
         self._statistics_s = float("-inf")
 
+    def _agent_facts(self) -> AgentFacts:
+        facts = self.session.facts()
+        if facts.consent is None or not (unknown_kib := self.hidden_kib):
+            return facts
+        effective_kib = facts.consent.effective_kib + unknown_kib
+        return replace(facts, consent=replace(facts.consent, effective_kib=effective_kib))
+
     def _agent_report(self) -> UsageReport | None:
         report = self._report
         return report if report is not None and report.kind is ReportKind.AGENT else None
@@ -246,7 +268,7 @@ class GuestRecord:
             return
         total_kib = statistics.total_kib
         if self.vm.deflate_on_oom is not True:
-            total_kib += self.vm.ram_kib - self.vm.actual_kib  # without deflate-on-oom the balloon leaves MemTotal
+            total_kib += self.vm.balloon_kib  # without deflate-on-oom the balloon leaves MemTotal
         self.reported(
             UsageReport(
                 kind=ReportKind.STATISTICS,

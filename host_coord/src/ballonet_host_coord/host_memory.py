@@ -22,7 +22,7 @@ import trio
 
 from .model import HostFacts, Residency
 from .ports import Clock, PortError
-from .residency import Mapping, ProcessMemory, guest_ram, parse_smaps, parse_status, split
+from .residency import Mapping, ProcessMemory, guest_memory, parse_smaps, parse_status, split
 
 log = logging.getLogger("ballonet")
 
@@ -85,7 +85,7 @@ class ProcHostMemory:
             read_s=self._clock.now(),
         )
 
-    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+    async def look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int = 0) -> None:
         """Read smaps where that is worth while, in a thread: the loop goes on meanwhile. One is read at a time; what
         takes longer than `LOOK_WAITS_S` (its process holds the lock that it needs) is left behind."""
         now_s = self._clock.now()
@@ -96,7 +96,7 @@ class ProcHostMemory:
         if seen is not None and not self._worth_while(seen, process.held_kib, now_s):
             return
         # Read once more in the thread: status and smaps are to be of one moment, however long it waits for its turn.
-        looked = await self._look_beside(qemu_pid, ram_kib)
+        looked = await self._look_beside(qemu_pid, ram_kib, hotplug_kib)
         if looked is None:
             return
         process, ram, took_s = looked
@@ -107,12 +107,12 @@ class ProcHostMemory:
         next_s = now_s + took_s * len(self._seen.keys() | {qemu_pid}) / SMAPS_SHARE
         self._seen[qemu_pid] = _Seen(began_ticks, ram_kib, process.held_kib, guest_kib, overhead_kib, now_s, next_s)
 
-    async def _look_beside(self, qemu_pid: int, ram_kib: int) -> _Looked | None:
+    async def _look_beside(self, qemu_pid: int, ram_kib: int, hotplug_kib: int) -> _Looked | None:
         """`_look` in a thread when it is its turn; None where it does not come back in time."""
 
         def job() -> _Looked:
             try:
-                return self._look(qemu_pid, ram_kib)
+                return self._look(qemu_pid, ram_kib, hotplug_kib)
             finally:
                 self._reading.discard(qemu_pid)
 
@@ -154,7 +154,7 @@ class ProcHostMemory:
         seen = self._seen.get(qemu_pid)
         return seen if seen is not None and (seen.began_ticks, seen.ram_kib) == (began_ticks, ram_kib) else None
 
-    def _look(self, qemu_pid: int, ram_kib: int) -> _Looked:
+    def _look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int) -> _Looked:
         """In a thread: what the process holds, its guest's RAM, and the seconds that it took.
 
         smaps may not be read by a coordinator that is neither root nor QEMU's user. Then all that the process holds
@@ -164,7 +164,7 @@ class ProcHostMemory:
         process, _ = self._process(qemu_pid, ram_kib)
         ram = None
         try:
-            ram = guest_ram(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib)
+            ram = guest_memory(parse_smaps(_read(f"{self._root}/{qemu_pid}/smaps")), ram_kib, hotplug_kib)
         except OSError as error:
             if qemu_pid not in self._seen:
                 log.warning("smaps of process %d: %s; all it holds counts as its guest's", qemu_pid, error.strerror)

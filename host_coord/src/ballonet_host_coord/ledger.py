@@ -33,6 +33,7 @@ from __future__ import annotations
 from .arbiter import fresh_for_s
 from .booking import affordable_kib, booked_at_kib
 from .demand import WISH_FRESH_S
+from .hotplug import grown_kib
 from .model import (
     AskInflate,
     Command,
@@ -289,7 +290,8 @@ class Ledger:
     @staticmethod
     def _return_step(guest: GuestSnapshot, move: Move, least_kib: int, room_kib: int, now_s: float) -> SetTarget:
         """I9: the guest blames this move; stop it and give its last step back, as far as there is room (I1)."""
-        back_kib = max(least_kib, min(move.stepped_from_kib, affordable_kib(guest, room_kib)))
+        back_kib = grown_kib(guest.vm, min(move.stepped_from_kib, affordable_kib(guest, room_kib)))
+        back_kib = max(least_kib, back_kib)
         move.stop(guest.vm.actual_kib, back_kib, now_s)
         move.head_for(back_kib)
         return SetTarget(guest.name, back_kib, "the inflation hurts: stopped, its last step returned")
@@ -382,6 +384,7 @@ class Ledger:
                 usable_kib = room_kib - reserve_kib
             target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
             target_kib -= target_kib % PAGE_KIB  # QEMU would round it up, beyond what the books have
+            target_kib = grown_kib(guest.vm, target_kib)
             move = self._moves[guest.name]
             standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
             missing_kib = choice.target_kib - standing_kib
@@ -418,10 +421,10 @@ class Ledger:
             if move.failed and move.target_kib is not None:
                 move.failed = False
                 return [SetTarget(guest.name, move.target_kib, "startup memory, tried again before its start")]
-            claim_kib = guest.vm.ram_kib - guest.booking.assigned_kib - guest.held_kib
+            claim_kib = guest.vm.claim_kib - guest.booking.assigned_kib - guest.held_kib
             if claim_kib <= room_kib - snapshot.host.headroom_kib:
                 move.started_s = snapshot.now_s
-                return [StartVm(guest.name, f"its boot claim of {guest.vm.ram_kib // 1024} MiB fits")]
+                return [StartVm(guest.name, f"its boot claim of {guest.vm.claim_kib // 1024} MiB fits")]
         return []
 
 

@@ -44,6 +44,7 @@ ATTEMPTS = 3
 LIST_TIMEOUT_S = 30.0
 """A list waits for the hooks of all domains that start now; one that waits long is better than several."""
 OF_ALL = frozenset({LinkEventKind.LOST, LinkEventKind.OVERFLOW})
+OF_XML = (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED, LinkEventKind.HOTPLUG)
 OF_DISCOVERY = OF_ALL | {
     LinkEventKind.STARTED, LinkEventKind.STOPPED, LinkEventKind.METADATA, LinkEventKind.DEVICES,
 }  # fmt: skip
@@ -151,6 +152,11 @@ class LibvirtHypervisor:
             raise known[1]
         return known[1]
 
+    def outdated(self, uuid: str) -> None:
+        """The domain's XML has changed, or may have."""
+        self._xml_changes += 1
+        self._xml.pop(uuid, None)
+
     def sharer(self, uuid: str) -> str:
         """The name of another running domain whose channel has the same path: one of the two is heard as the other.
         Empty where there is none."""
@@ -203,7 +209,7 @@ class LibvirtHypervisor:
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return Domain(name, uuid, xml.ram_kib, self._startup_kib[uuid], xml.policy, xml.notes)
+            return domain_of(xml, self._startup_kib[uuid])
         except VmAbsent:
             return None
         except VmGone:
@@ -235,9 +241,8 @@ class LibvirtHypervisor:
     def _on_event(self, event: LinkEvent) -> None:
         if event.kind in (LinkEventKind.STARTED, LinkEventKind.STOPPED):
             self._stirred[event.uuid] = event.kind
-        if event.kind in (LinkEventKind.METADATA, LinkEventKind.DEVICES, LinkEventKind.STARTED):
-            self._xml_changes += 1
-            self._xml.pop(event.uuid, None)
+        if event.kind in OF_XML:
+            self.outdated(event.uuid)
         elif event.kind in OF_ALL:
             self._xml_changes += 1
             self._xml.clear()
@@ -257,6 +262,14 @@ def _running_start(caller: Caller, uuid: str) -> Start:
     return Start(domain.name(), uuid, domain.ID())
 
 
+def domain_of(xml: DomainXml, startup_kib: int | None = None) -> Domain:
+    """What discovery tells of it."""
+    return Domain(
+        xml.name, xml.uuid, xml.memory_kib, xml.current_memory_kib if startup_kib is None else startup_kib,
+        xml.policy, xml.notes, hotplug_kib=xml.memory_kib - xml.boot_kib,
+    )  # fmt: skip
+
+
 def running_domains(caller: Caller) -> list[Start]:
     """In a worker thread."""
     domains = caller.connection.listAllDomains(caller.lib.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
@@ -273,11 +286,12 @@ def live_and_defined(caller: Caller, uuid: str) -> tuple[str, str]:
 
 def _startup_kib(live: DomainXml, untrusted_defined: str) -> int:
     """What it boots with, as its definition says: in its live XML `currentMemory` is the balloon's present size, from
-    the first moment on (m). Of a transient domain it cannot be told; then all that it has."""
+    the first moment on (m). Of a transient domain it cannot be told; then all that it boots with. What may be plugged is for later."""
     with suppress(DomainXmlError):
         if untrusted_defined:
-            return parse_domain(untrusted_defined).current_memory_kib
-    return live.ram_kib
+            defined = parse_domain(untrusted_defined)
+            return min(defined.current_memory_kib, defined.claim_kib)
+    return live.boot_kib
 
 
 def statistics_of(caller: Caller, uuids: Iterable[str]) -> dict[str, Mapping[str, Any]]:

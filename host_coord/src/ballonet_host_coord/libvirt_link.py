@@ -42,6 +42,8 @@ class LinkEventKind(StrEnum):
     SHUTDOWN = "shutdown"
     REBOOT = "reboot"
     BALLOON = "balloon"
+    HOTPLUG = "hotplug"
+    """A virtio-mem device has another size."""
     METADATA = "metadata"
     DEVICES = "devices"
     MIGRATION = "migration"
@@ -234,7 +236,7 @@ class LibvirtLink:
             (lib.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
             (lib.VIR_DOMAIN_EVENT_ID_REBOOT, of(LinkEventKind.REBOOT)),
             (lib.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, of(LinkEventKind.BALLOON)),
-            (lib.VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE, of(LinkEventKind.BALLOON)),
+            (lib.VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE, of(LinkEventKind.HOTPLUG)),
             (lib.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, of(LinkEventKind.METADATA)),
             (lib.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, of(LinkEventKind.DEVICES)),
             (lib.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, of(LinkEventKind.DEVICES)),

@@ -11,8 +11,10 @@ import trio
 
 from .boots import BootTracker, Process
 from .channel_socket import lock_directory, open_channel
+from .hotplug import Sizes
 from .libvirt_callers import Caller
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
+from .libvirt_memory import DomainMemory
 from .libvirt_stream import open_stream
 from .libvirt_xml import AGENT_PORT, DomainXml
 from .model import Migration, RunState, VmEvent, VmEventKind, VmFacts
@@ -40,6 +42,7 @@ EVENTS = {
     LinkEventKind.RESUMED: VmEventKind.RESUMED,
     LinkEventKind.SHUTDOWN: VmEventKind.SHUTDOWN,
     LinkEventKind.BALLOON: VmEventKind.BALLOON,
+    LinkEventKind.HOTPLUG: VmEventKind.BALLOON,
     LinkEventKind.DEVICES: VmEventKind.BALLOON,
     LinkEventKind.OVERFLOW: VmEventKind.BALLOON,
     LinkEventKind.MIGRATION: VmEventKind.MIGRATION,
@@ -71,7 +74,7 @@ class Start:
 
 
 @dataclass(slots=True)
-class _Connection:
+class Connection:
     """A domain of one start, as one connection to libvirt knows it."""
 
     generation: int
@@ -106,7 +109,7 @@ class LibvirtVm:
         self._link = hypervisor.link
         self._clock = hypervisor.clock
         self._boots = BootTracker()
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._qemu: Process | None = None
         self._found_of: Start | None = None
         """Of which start `_qemu` is."""
@@ -114,6 +117,7 @@ class LibvirtVm:
         self._find_again_s = 0.0
         self._came_in = 0
         """The boot that began by arriving."""
+        self._memory = DomainMemory(name, hypervisor)
 
     @property
     def listener_pid(self) -> int | None:
@@ -137,7 +141,7 @@ class LibvirtVm:
             if start.number < 0:
                 raise VmAbsent(f"{self.name}: does not run")
             # From here on events count: what follows may be read too early, and is read again then.
-            self._connection = connection = _Connection(generation, start, not_before_s=self._clock.now())
+            self._connection = connection = Connection(generation, start, not_before_s=self._clock.now())
             # Before what may fail: the process is booked with what it resides in, whatever else is told of it.
             if self._qemu is None or self._found_of != start or not belongs_to(self._qemu):
                 self._qemu = await self._find(start)
@@ -173,12 +177,16 @@ class LibvirtVm:
             await self._check_control(connection)
         else:
             self._read_statistics(statistics, poll.read_s)
-        actual_kib = await self._actual(connection, statistics, domain, busy)
+        left_kib = await self._left(connection, statistics, domain, busy)
+        hotplug = domain.hotplug
         run_state = await self._run_state(connection, statistics, busy)
+        if hotplug is not None and run_state is RunState.RUNNING and not (busy or domain.hands_off):
+            sizes = Sizes(domain.boot_kib, left_kib, hotplug)
+            hotplug = await self._memory.follow(connection, sizes, self._boots.boot)
         return VmFacts(
             run_state=run_state,
-            ram_kib=domain.ram_kib,
-            actual_kib=actual_kib,
+            ram_kib=domain.memory_kib,
+            actual_kib=left_kib + (hotplug.plugged_kib if hotplug is not None else 0),
             boot=self._boots.boot,
             boot_began_s=self._boots.boot_began_s,
             deflate_on_oom=domain.deflate_on_oom,
@@ -188,6 +196,7 @@ class LibvirtVm:
             migration=connection.migration,
             hands_off="; ".join(domain.hands_off),
             read_s=poll.read_s,
+            hotplug=hotplug,
         )
 
     async def set_target(self, target_kib: int) -> None:
@@ -201,14 +210,12 @@ class LibvirtVm:
         if connection.migration is Migration.OUTGOING:
             # It would wait for half a minute for its turn, and be refused then.
             raise PortError(f"{self.name}: libvirt sets no target while it migrates or saves a domain")
-        live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
-
-        def set_memory(caller: Caller) -> None:
-            _of_start(caller, connection.start).setMemoryFlags(target_kib, live)
-
-        await self._link.call(f"{self.name}: target", set_memory)
-        connection.not_before_s = self._clock.now()
-        connection.target_kib, connection.target_s = target_kib, connection.not_before_s
+        if domain.hotplug is None:
+            await self._memory.set_balloon(connection, target_kib)
+            return
+        exact = await self._call(connection, "memory", lambda domain: domain.memoryStats())
+        sizes = Sizes(domain.boot_kib, int(exact.get("actual", domain.boot_kib)), domain.hotplug)
+        await self._memory.aim(connection, target_kib, sizes, self._boots.boot)
 
     async def start(self) -> None:
         """libvirt starts its domains. Refuses one that stands still: somebody paused it."""
@@ -281,7 +288,7 @@ class LibvirtVm:
             and connection.generation == self._link.generation and self._link.connected
         )  # fmt: skip
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> Connection:
         connection = self._connection
         if connection is None or not self._usable():
             raise VmGone(f"{self.name}: not connected")
@@ -306,7 +313,7 @@ class LibvirtVm:
             return await self._link.callers.beside(find)
         return None
 
-    async def _identify(self, connection: _Connection, domain: DomainXml) -> None:
+    async def _identify(self, connection: Connection, domain: DomainXml) -> None:
         """Whether this is another boot than the one that we knew, by the process."""
         process = self._qemu
         if domain.qemu_user and (process is None or not belongs_to(process, domain.qemu_user)):
@@ -317,7 +324,7 @@ class LibvirtVm:
         if self._boots.connected(process, began_s, now_s):
             connection.arriving = _arrived(self._link.lib, state, reason)
 
-    async def _started(self, connection: _Connection) -> tuple[int, int]:
+    async def _started(self, connection: Connection) -> tuple[int, int]:
         """State and reason, once libvirt has started it: before, nothing tells a boot from an arrival (0.6 s, m)."""
         lib = self._link.lib
         until_s = self._clock.now() + STARTS_S
@@ -328,12 +335,12 @@ class LibvirtVm:
                 return state, reason
             await self._clock.sleep(STARTS_LOOK_S)
 
-    async def _call(self, connection: _Connection, what: str, function: Callable[[Any], Any]) -> Any:
+    async def _call(self, connection: Connection, what: str, function: Callable[[Any], Any]) -> Any:
         """Ask libvirt about this domain; `function` gets its handle, in a worker thread."""
         uuid = connection.start.uuid
         return await self._link.call(f"{self.name}: {what}", lambda caller: function(caller.domain(uuid)))
 
-    async def _ask_for_statistics(self, connection: _Connection) -> None:
+    async def _ask_for_statistics(self, connection: Connection) -> None:
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
         try:
             await self._call(
@@ -354,13 +361,16 @@ class LibvirtVm:
             }
             self._boots.statistics_read(stamp, values, read_s)
 
-    async def _actual(
-        self, connection: _Connection, statistics: Mapping[str, Any], domain: DomainXml, busy: bool
+    async def _left(
+        self, connection: Connection, statistics: Mapping[str, Any], domain: DomainXml, busy: bool
     ) -> int:
-        """The balloon's size. One call of its own only while it moves, or has moved without our doing."""
+        """What the balloon leaves of the boot memory. One call of its own only while it moves, or has moved without
+        our doing."""
         told_kib = statistics.get("balloon.current")
+        plugged_kib = domain.hotplug.plugged_kib if domain.hotplug is not None else 0
         if type(told_kib) is not int:
-            return domain.current_memory_kib  # it has no balloon
+            return domain.current_memory_kib - plugged_kib  # it has no balloon
+        told_kib = max(0, told_kib - plugged_kib)  # libvirt adds what is plugged
         moves = connection.target_kib is not None
         if busy or (not moves and told_kib == connection.exact_kib):
             return told_kib if connection.exact_kib is None else connection.exact_kib
@@ -373,7 +383,7 @@ class LibvirtVm:
             connection.target_kib = None
         return actual_kib
 
-    async def _check_control(self, connection: _Connection) -> None:
+    async def _check_control(self, connection: Connection) -> None:
         """Raises VmGone where its QEMU hangs. `controlInfo` asks libvirtd alone and waits for nobody."""
         lib = self._link.lib
         state, _, milliseconds = await self._call(connection, "monitor", lambda domain: domain.controlInfo(0))
@@ -384,7 +394,7 @@ class LibvirtVm:
         if state == lib.VIR_DOMAIN_CONTROL_JOB:
             connection.job = True
 
-    async def _run_state(self, connection: _Connection, statistics: Mapping[str, Any], busy: bool) -> RunState:
+    async def _run_state(self, connection: Connection, statistics: Mapping[str, Any], busy: bool) -> RunState:
         lib = self._link.lib
         on_its_way = Migration.INCOMING if connection.arriving else Migration.OUTGOING
         state, reason = statistics.get("state.state"), statistics.get("state.reason")
@@ -426,14 +436,6 @@ def _look_up(caller: Caller, name: str) -> Start:
     """In a worker thread."""
     domain = caller.connection.lookupByName(name)
     return Start(name, domain.UUIDString(), domain.ID())
-
-
-def _of_start(caller: Caller, start: Start) -> Any:
-    """In a worker thread, which may come late: the domain, where this is still its start. Raises VmGone."""
-    domain = caller.connection.lookupByUUIDString(start.uuid)  # a known handle would have the id of then
-    if domain.ID() != start.number:
-        raise VmGone(f"{start.name}: was started anew")
-    return domain
 
 
 def _arrived(lib: Any, state: int, reason: int) -> bool:

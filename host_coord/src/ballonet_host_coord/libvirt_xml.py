@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, tostring
 
+from .model import Hotplug
 from .plain_text import printable
 from .ports import PortError
 
@@ -86,9 +87,38 @@ class DomainXml:
     """Why this domain's memory is not to be moved; empty where it may be."""
 
     @property
-    def ram_kib(self) -> int:
+    def boot_kib(self) -> int:
         """What the balloon works on: everything but virtio-mem."""
         return self.memory_kib - sum(device.size_kib for device in self.virtio_mem)
+
+    @property
+    def claim_kib(self) -> int:
+        """What it can touch before its drivers answer: virtio-mem plugs what is requested by itself."""
+        return self.boot_kib + sum(max(device.requested_kib, device.current_kib) for device in self.virtio_mem)
+
+    @property
+    def hotplug(self) -> Hotplug | None:
+        """Its virtio-mem devices as if they were one."""
+        devices = self.virtio_mem
+        if not devices:
+            return None
+        return Hotplug(
+            most_kib=sum(device.size_kib for device in devices),
+            block_kib=max(1, *(device.block_kib for device in devices)),
+            plugged_kib=sum(device.current_kib for device in devices),
+            requested_kib=sum(device.requested_kib for device in devices),
+        )
+
+
+def requesting(untrusted_text: str, requested_kib: int) -> str:
+    """The XML of the domain's virtio-mem device, as libvirt takes it to request another size. Raises DomainXmlError."""
+    device = _root(untrusted_text).find("devices/memory[@model='virtio-mem']")
+    requested = None if device is None else device.find("target/requested")
+    if device is None or requested is None:
+        raise DomainXmlError("a domain's XML without a virtio-mem device that has a <requested>")
+    requested.text = str(requested_kib)
+    requested.set("unit", "KiB")
+    return tostring(device, encoding="unicode")
 
 
 def parse_domain(untrusted_text: str) -> DomainXml:
@@ -280,6 +310,8 @@ def _reasons(root: Element) -> Iterable[str]:
         yield f"its memory is encrypted ({_shown(security.get('type', ''))}) and pinned"
     if any(_pins(device) for device in root.iterfind("devices/*")):
         yield "it has a device of the host's (VFIO), which pins its memory"
+    if len(root.findall("devices/memory[@model='virtio-mem']")) > 1:
+        yield "it has several virtio-mem devices; one is served"
     numa = [*root.iterfind("numatune/memory"), *root.iterfind("numatune/memnode")]
     if any(_binds_to_one_node(element) for element in numa):
         yield "its memory is bound to one NUMA node"

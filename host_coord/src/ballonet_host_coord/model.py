@@ -100,13 +100,26 @@ class BalloonStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Hotplug:
+    """A virtio-mem device: the guest grows beyond its boot memory by whole blocks of it, as far as its kernel plugs
+    and unplugs what is requested."""
+
+    most_kib: int
+    block_kib: int
+    plugged_kib: int
+    """What the guest has of it now. The hypervisor counts this, not the guest."""
+    requested_kib: int
+
+
+@dataclass(frozen=True, slots=True)
 class VmFacts:
-    """What the hypervisor says of one VM at `read_s`."""
+    """What the hypervisor says of one VM at `read_s`. Boot memory and a virtio-mem device are one size here."""
 
     run_state: RunState
     ram_kib: int = 0
+    """The most that the guest can have: its boot memory and all of its virtio-mem device."""
     actual_kib: int = 0
-    """The balloon device's size of the guest: the *guest's claim*."""
+    """The balloon device's size of the guest, the *guest's claim*, and what is plugged."""
     boot: int = 0
     """Counts the boots seen: a new process, a reset, an incoming migration."""
     boot_began_s: float = 0.0
@@ -119,6 +132,29 @@ class VmFacts:
     migration: Migration = Migration.NONE
     hands_off: str = ""
     """Why nothing may move this VM's memory (hugepages, a device that pins it); empty where it may be moved."""
+    hotplug: Hotplug | None = None
+
+    @property
+    def boot_kib(self) -> int:
+        """What it is started with, and what the balloon works on."""
+        return self.ram_kib if self.hotplug is None else self.ram_kib - self.hotplug.most_kib
+
+    @property
+    def here_kib(self) -> int:
+        """What it has now with the balloon empty."""
+        return self.ram_kib if self.hotplug is None else self.boot_kib + self.hotplug.plugged_kib
+
+    @property
+    def balloon_kib(self) -> int:
+        """What the device says is in the balloon."""
+        return self.here_kib - self.actual_kib
+
+    @property
+    def claim_kib(self) -> int:
+        """What a boot can touch before its balloon driver has answered, and before anybody could stop it."""
+        if self.hotplug is None:
+            return self.ram_kib
+        return self.boot_kib + max(self.hotplug.plugged_kib, self.hotplug.requested_kib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +164,7 @@ class Domain:
     name: str
     uuid: str
     ram_kib: int = 0
-    """What the balloon works on; 0 where it is not known."""
+    """The most that it can have; 0 where it is not known."""
     startup_kib: int = 0
     """What it boots with."""
     policy: tuple[tuple[str, str], ...] = ()
@@ -137,6 +173,8 @@ class Domain:
     """What of its XML cannot be taken as it is given; fit for an operator."""
     fault: str = ""
     """Why it cannot be read; fit for an operator. It has no policy then."""
+    hotplug_kib: int = 0
+    """How much of `ram_kib` is a virtio-mem device's."""
 
 
 @dataclass(frozen=True, slots=True)

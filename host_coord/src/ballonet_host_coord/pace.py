@@ -56,7 +56,7 @@ def is_needed(snapshot: Snapshot, room_kib: int) -> bool:
     """Small moves count too: to end an overdraft, to let a machine start, to fill the headroom."""
     spare_kib = room_kib - snapshot.host.headroom_kib
     waiting = [guest for guest in snapshot.guests if guest.waiting_to_start]
-    claims = [guest.vm.ram_kib - guest.booking.assigned_kib - guest.held_kib for guest in waiting]
+    claims = [guest.vm.claim_kib - guest.booking.assigned_kib - guest.held_kib for guest in waiting]
     return room_kib < 0 or spare_kib <= -SCARCE_LEAST_KIB or any(claim > spare_kib for claim in claims)
 
 

@@ -145,8 +145,9 @@ class HostMemory(Protocol):
 
     def facts(self) -> HostFacts: ...
 
-    async def look(self, qemu_pid: int, ram_kib: int) -> None:
-        """Read what takes long. `residency` goes by the last look."""
+    async def look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int = 0) -> None:
+        """Read what takes long. `residency` goes by the last look. `hotplug_kib`: how much of the RAM is a virtio-mem
+        device's."""
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         """None where the process is gone or may not be read."""

@@ -6,13 +6,16 @@ read when it is made; `facts` then takes four commands, about 4 ms.
 Needs of each VM: a QMP socket of our own (a monitor has one client), and a virtio balloon::
 
     -qmp unix:/run/vm/NAME.qmp,server=on,wait=off -device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on
+
+With a virtio-mem device the guest grows beyond its boot memory. QEMU counts what is plugged apart from the balloon's
+`actual` (m); here both are one size (hotplug.py).
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import psutil
@@ -20,7 +23,8 @@ import trio
 
 from .boots import BootTracker, Process
 from .channel_socket import ChannelStream, lock_directory, open_channel
-from .model import GuestSettings, Migration, RunState, Settings, VmEvent, VmEventKind, VmFacts
+from .hotplug import Mover, Sizes, Split
+from .model import GuestSettings, Hotplug, Migration, RunState, Settings, VmEvent, VmEventKind, VmFacts
 from .ports import Clock, PortError, VmAbsent, VmGone
 from .qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
 
@@ -33,6 +37,9 @@ STATISTICS_INTERVAL_S = 1
 BALLOON_LINE = "-device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on"
 DEVICE_ROOTS = ("/machine/peripheral", "/machine/peripheral-anon")
 """Where -device puts what it makes: with an id= and without."""
+
+DEVICE_SIZES = ("max-size", "size", "requested-size", "block-size")
+SEVERAL = "it has several virtio-mem devices; one is served"
 
 # QEMU's run states. What is not named here stands still, and is left alone like a paused machine.
 RUN_STATES = {
@@ -60,6 +67,7 @@ EVENTS = {
     "RESUME": VmEventKind.RESUMED,
     "SHUTDOWN": VmEventKind.SHUTDOWN,
     "BALLOON_CHANGE": VmEventKind.BALLOON,
+    "MEMORY_DEVICE_SIZE_CHANGE": VmEventKind.BALLOON,
     "MIGRATION": VmEventKind.MIGRATION,
 }
 
@@ -100,7 +108,9 @@ class _Connection:
 
     client: QmpClient
     balloon: str = ""
-    ram_kib: int = 0
+    boot_kib: int = 0
+    hotplug: list[str] = field(default_factory=list)
+    """Its virtio-mem devices."""
     deflate_on_oom: bool | None = None
     other_ports: set[str] = field(default_factory=set)
     qemu_pid: int | None = None
@@ -121,6 +131,7 @@ class QmpVm:
         self._came_in = 0
         """The boot that began with the end of an incoming migration."""
         self._facts_lock = trio.Lock()
+        self._mover = Mover()
         self._listener_pid: int | None = None
 
     @property
@@ -175,16 +186,20 @@ class QmpVm:
                 migration = await self._travelling()
                 if migration is Migration.OUTGOING:
                     run_state = RunState.MIGRATING
+            hotplug = await self._hotplug(connection)
             now_s = self._clock.now()
             if self._migration is Migration.INCOMING and migration is not Migration.INCOMING:
                 self._came(now_s)
             self._migration, self._unknown_past = migration, False
             if migration is Migration.NONE and self._came_in == self._boots.boot:
                 migration = Migration.ARRIVED
+            left_kib = actual_bytes // 1024
+            if hotplug is not None and run_state is RunState.RUNNING:
+                hotplug = await self._follow(Sizes(connection.boot_kib, left_kib, hotplug), now_s)
             return VmFacts(
                 run_state=run_state,
-                ram_kib=connection.ram_kib,
-                actual_kib=actual_bytes // 1024,
+                ram_kib=connection.boot_kib + (hotplug.most_kib if hotplug is not None else 0),
+                actual_kib=left_kib + (hotplug.plugged_kib if hotplug is not None else 0),
                 boot=self._boots.boot,
                 boot_began_s=self._boots.boot_began_s,
                 deflate_on_oom=connection.deflate_on_oom,
@@ -193,13 +208,26 @@ class QmpVm:
                 qemu_pid=connection.qemu_pid,
                 read_s=now_s,
                 migration=migration,
+                hands_off=SEVERAL if len(connection.hotplug) > 1 else "",
+                hotplug=hotplug,
             )
 
     async def set_target(self, target_kib: int) -> None:
         """QEMU cuts what is above RAM down to it, in silence. After VmGone the target may or may not be set."""
         if target_kib <= 0:
             raise PortError(f"{self._settings.name}: a target of {target_kib} KiB would leave the guest nothing")
-        await self._command("balloon", {"value": target_kib * 1024})
+        if not self._connected().hotplug:
+            await self._command("balloon", {"value": target_kib * 1024})
+            return
+        async with self._facts_lock:
+            connection = self._connected()
+            if len(connection.hotplug) > 1:
+                raise PortError(f"{self._settings.name}: left alone: {SEVERAL}")
+            hotplug = await self._hotplug(connection)
+            assert hotplug is not None
+            left_kib = await self._ask("query-balloon", "actual", int) // 1024
+            sizes = Sizes(connection.boot_kib, left_kib, hotplug)
+            await self._tell(sizes, self._mover.of_boot(self._boots.boot).aim(target_kib, sizes, self._clock.now()))
 
     async def start(self) -> None:
         """Does nothing to a VM that runs; refuses one that somebody paused."""
@@ -274,19 +302,50 @@ class QmpVm:
         except PortError:
             return None
 
+    async def _hotplug(self, connection: _Connection) -> Hotplug | None:
+        """Its virtio-mem devices as they are now, as if they were one; None where it has none."""
+        if not connection.hotplug:
+            return None
+        found = hotplug_of(await self._command("query-memory-devices"))
+        if found is None:
+            raise PortError(f"{self._settings.name}: query-memory-devices does not show its virtio-mem device properly")
+        return found
+
+    async def _follow(self, sizes: Sizes, now_s: float) -> Hotplug:
+        """Have the balloon take what the guest's kernel refuses to unplug."""
+        told = self._mover.of_boot(self._boots.boot).follow(sizes, now_s)
+        if told is not None:
+            await self._tell(sizes, told)
+            return replace(sizes.hotplug, requested_kib=told.requested_kib)
+        return sizes.hotplug
+
+    async def _tell(self, sizes: Sizes, told: Split) -> None:
+        """The request first where the guest shrinks: what it is to keep it must not give."""
+        balloon = {"value": told.balloon_kib * 1024}
+        shrinks = told.balloon_kib <= sizes.left_kib
+        if not shrinks:
+            await self._command("balloon", balloon)
+        if told.requested_kib != sizes.hotplug.requested_kib:
+            path, value = self._connected().hotplug[0], told.requested_kib * 1024
+            await self._command("qom-set", {"path": path, "property": "requested-size", "value": value})
+        if shrinks:
+            await self._command("balloon", balloon)
+
     async def _look_around(self, connection: _Connection) -> None:
         for root in DEVICE_ROOTS:
             for name, kind in _children(await self._command("qom-list", {"path": root})):
                 path = f"{root}/{name}"
                 if kind.startswith("child<virtio-balloon") and not connection.balloon:
                     connection.balloon = path
+                elif kind.startswith("child<virtio-mem"):
+                    connection.hotplug.append(path)
                 elif kind == "child<virtserialport>" and await self._property(path, "name") != AGENT_PORT:
                     connection.other_ports.add(name)
         if not connection.balloon:
             raise PortError(f"{self._settings.name}: the VM has no balloon; give QEMU {BALLOON_LINE}")
         deflates = await self._property(connection.balloon, "deflate-on-oom")
         connection.deflate_on_oom = deflates if isinstance(deflates, bool) else None
-        connection.ram_kib = await self._ask("query-memory-size-summary", "base-memory", int) // 1024
+        connection.boot_kib = await self._ask("query-memory-size-summary", "base-memory", int) // 1024
         interval = {
             "path": connection.balloon,
             "property": "guest-stats-polling-interval",
@@ -338,6 +397,24 @@ def _event_kind(event: dict[str, Any], other_ports: set[str]) -> VmEventKind | N
             return None
         return VmEventKind.CHANNEL_OPEN if data.get("open") else VmEventKind.CHANNEL_CLOSED
     return EVENTS.get(event["event"])
+
+
+def hotplug_of(devices: object) -> Hotplug | None:
+    """The virtio-mem devices in the answer to query-memory-devices, as if they were one; None for none, or for an
+    answer that is none."""
+    found = []
+    for device in devices if isinstance(devices, list) else []:
+        if not isinstance(device, dict) or device.get("type") != "virtio-mem":
+            continue
+        data = device.get("data")
+        sizes = [data.get(key) for key in DEVICE_SIZES] if isinstance(data, dict) else [None]
+        if not all(type(size) is int and size >= 0 for size in sizes):
+            return None
+        found.append([size // 1024 for size in sizes if size is not None])
+    if not found:
+        return None
+    most_kib, plugged_kib, requested_kib = (sum(sizes[index] for sizes in found) for index in range(3))
+    return Hotplug(most_kib, max(1, *(sizes[3] for sizes in found)), plugged_kib, requested_kib)
 
 
 def _children(listed: object) -> list[tuple[str, str]]:

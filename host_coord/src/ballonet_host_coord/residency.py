@@ -7,6 +7,8 @@ mapping is then larger), and cuts it where parts have different flags (neighbour
 So the smallest mapping, or run of neighbouring mappings, that can hold the RAM is it; among equals the one that
 QEMU keeps from children (`dc` among its VmFlags), as it does with RAM.
 
+A virtio-mem device's memory is a mapping of its own, found in the same way.
+
 Where no run can (several memory backends), all that the process holds is counted as the guest's, up to the size
 of its RAM: rather too much is booked than too little.
 
@@ -17,7 +19,7 @@ counters, and a balloon cannot take it anyway.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MERGED_MOST_KIB = 65536
 """How much larger than the RAM a run may be: a neighbour is a thread's stack (8 MiB) or a malloc arena (up to 64)."""
@@ -104,6 +106,21 @@ def guest_ram(mappings: list[Mapping], ram_kib: int) -> Mapping | None:
     candidates = [*mappings, *_runs(mappings)]
     fitting = [run for run in candidates if ram_kib <= run.size_kib <= ram_kib + MERGED_MOST_KIB]
     return min(fitting, key=lambda run: (run.size_kib, not run.dont_fork), default=None)
+
+
+def guest_memory(mappings: list[Mapping], ram_kib: int, hotplug_kib: int = 0) -> Mapping | None:
+    """The guest's RAM, of which `hotplug_kib` is a virtio-mem device's: a mapping of its own, or in one run with the
+    rest. Both together are shown as one."""
+    whole = guest_ram(mappings, ram_kib)
+    if whole is not None or not hotplug_kib:
+        return whole
+    device = guest_ram(mappings, hotplug_kib)
+    others = [mapping for mapping in mappings if device is None or not device.start <= mapping.start < device.end]
+    boot = guest_ram(others, ram_kib - hotplug_kib)
+    if device is None or boot is None:
+        return None
+    rss_kib, swap_kib = boot.rss_kib + device.rss_kib, boot.swap_kib + device.swap_kib
+    return replace(boot, rss_kib=rss_kib, swap_kib=swap_kib, shared=boot.shared or device.shared)
 
 
 def split(process: ProcessMemory, ram: Mapping | None, ram_kib: int) -> tuple[int, int]:

@@ -60,6 +60,9 @@ class MachineSpec:
     incoming: bool = False
     more_disks: tuple[Path, ...] = ()
     kernel_arguments: str = ""
+    hotplug_kib: int = 0
+    """The size of a virtio-mem device, by which the guest may grow; 0 for none. It is empty at first."""
+    hotplug_block_kib: int = 2048
 
 
 class Monitor:
@@ -219,11 +222,18 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
         kernel_arguments += " systemd.mask=dev-vdb.swap"
     if spec.kernel_arguments:
         kernel_arguments += f" {spec.kernel_arguments}"
+    memory, hotplug = f"{spec.ram_kib}K", []
+    if spec.hotplug_kib:
+        memory += f",maxmem={spec.ram_kib + spec.hotplug_kib}K"
+        hotplug = [
+            "-object", f"memory-backend-ram,id=hotplug,size={spec.hotplug_kib}K",
+            "-device", f"virtio-mem-pci,id=vmem0,memdev=hotplug,block-size={spec.hotplug_block_kib}K,requested-size=0",
+        ]  # fmt: skip
     return [
         requirements.program("qemu-system-x86_64") or "qemu-system-x86_64",
         "-name", spec.name, "-machine", "pc", "-accel", accelerator,
         *(["-cpu", "host"] if accelerator == KVM else []),
-        "-smp", "1", "-m", f"{spec.ram_kib}K",
+        "-smp", "1", "-m", memory, *hotplug,
         "-nodefaults", "-no-user-config", "-display", "none", *(["-S"] if spec.waiting and not spec.incoming else []),
         "-kernel", str(image.kernel), "-initrd", str(image.initrd),
         "-append", kernel_arguments,

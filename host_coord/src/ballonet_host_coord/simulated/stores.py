@@ -24,7 +24,7 @@ class SimulatedHostMemory:
         held_kib = sum(machine.resident_kib + QEMU_KIB for machine in self._machines)
         return HostFacts(total_kib=self._total_kib, available_kib=max(0, self._total_kib - held_kib))
 
-    async def look(self, qemu_pid: int, ram_kib: int) -> None:
+    async def look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int = 0) -> None:
         """A simulated process hides nothing."""
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
