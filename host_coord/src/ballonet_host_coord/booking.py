@@ -32,7 +32,6 @@ from .model import (
     Booking,
     GuestSettings,
     GuestSnapshot,
-    HostFacts,
     HostSettings,
     Residency,
     RunState,
@@ -56,14 +55,6 @@ or the boot's target is so near to RAM that the difference is worth no more than
 READ_APART_KIB = 16384
 """`actual` is read some milliseconds before `resident`, in which a balloon deflates by 1.5 GiB/s: less than this above
 `actual` is no refilled balloon."""
-
-
-def budget_kib(settings: HostSettings, facts: HostFacts) -> int:
-    """What all guests together may be promised: as set, or the host's memory (our cgroup's limit) less the reserve."""
-    if settings.budget_kib is not None:
-        return settings.budget_kib
-    total_kib = min(facts.total_kib, facts.cgroup_limit_kib or facts.total_kib)
-    return max(0, total_kib - settings.reserve_kib)
 
 
 def headroom_kib(settings: HostSettings, budget_kib: int) -> int:

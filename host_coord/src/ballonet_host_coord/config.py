@@ -28,7 +28,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .booking import budget_kib, headroom_kib
+from .booking import headroom_kib
+from .budget import budget_parts
 from .guest_rules import is_pattern, values_for
 from .model import GuestRules, GuestSettings, HostSettings, Settings
 from .ports import HostMemory
@@ -98,7 +99,7 @@ class TomlSettings:
         settings = _normalize(tree, checker)
         total_kib = settings.host.budget_kib
         if total_kib is None and self._host is not None:
-            total_kib = budget_kib(settings.host, self._host.facts())
+            total_kib = budget_parts(settings.host, self._host.facts()).budget_kib
         _validate(settings, total_kib, tree, checker)
         if checker.faults:
             raise ConfigError(checker.faults)
@@ -282,7 +283,8 @@ def _validate(settings: Settings, total_kib: int | None, tree: _Tree, checker: _
         )
         stands = exact(total_kib)
         if settings.host.budget_kib is None:
-            stands += f" (not set: this host's memory less the reserve of {exact(settings.host.reserve_kib)})"
+            reserve = exact(settings.host.reserve_kib)
+            stands += f" (not set: this host's memory less huge pages and the reserve of {reserve})"
         checker.fault(tree.file_of(HOST, "budget"), "[host] budget", stands, allowed)
     _validate_sockets(settings, tree, checker)
 

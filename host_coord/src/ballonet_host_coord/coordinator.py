@@ -20,7 +20,8 @@ import trio
 
 from .arbiter import one_iteration
 from .attendant import Attendant, describe
-from .booking import budget_kib, headroom_kib
+from .booking import headroom_kib
+from .budget import BudgetWatch, budget_parts, watch_budget
 from .choices import Choices
 from .control import Handler
 from .guests import GuestRecord
@@ -49,6 +50,10 @@ log = logging.getLogger("ballonet")
 
 DECIDE_EVERY_S = 1.0
 DISCOVER_AGAIN_S = 2.0
+SURVEY_EVERY_S = 5.0
+"""How often it is looked who else holds the host's memory; a budget that was set is only checked by it."""
+SURVEY_RARELY_S = 30.0
+SURVEY_APART_S = 1.0
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
 
@@ -86,6 +91,10 @@ class Coordinator:
         self._urgent = False
         self._overdraft = OverdraftWatch()
         self._host_watch = HostWatch()
+        self._budget_watch = BudgetWatch()
+        self._surveyed = False
+        """Somebody has looked, or nobody can."""
+        self._survey_now = trio.Event()
         self._hypervisor = hypervisor
         self._discovery = discovery
         self._randomness = randomness
@@ -114,6 +123,7 @@ class Coordinator:
                 self.guests.attend_in(nursery)
                 if self._discovery is not None:
                     nursery.start_soon(self._discover, self._discovery)
+                nursery.start_soon(self._survey)
                 task_status.started()
                 await self._decide_for_ever()
         finally:
@@ -149,6 +159,39 @@ class Coordinator:
             self.guests.found(d for d in domains if any(fnmatchcase(d.name, pattern) for pattern in patterns))
             self.wake()
             await discovery.changed()
+
+    async def _survey(self) -> None:
+        """Look time and again who else holds the host's memory; at once when other processes are our guests."""
+        fault = ""
+        while True:
+            self._survey_now = trio.Event()
+            if any(attendant.record.is_unseen for attendant in self.guests):
+                await self.clock.sleep(SURVEY_APART_S)  # whose process is not known yet is nobody else's
+                continue
+            try:
+                survey = await self._host_memory.survey(self._managed())
+                self._budget_watch, fault = watch_budget(self._budget_watch, survey, self._unplaced_kib()), ""
+            except PortError as error:
+                if str(error) != fault:
+                    fault = str(error)
+                    log.warning("%s", error)
+            if not self._surveyed:
+                self._surveyed = True
+                self.wake()
+            await self.clock.sleep(SURVEY_APART_S)
+            every_s = SURVEY_EVERY_S if self.settings.host.budget_kib is None else SURVEY_RARELY_S
+            with trio.move_on_after(every_s - SURVEY_APART_S):
+                await self._survey_now.wait()
+
+    def _managed(self) -> frozenset[int]:
+        """The processes of our guests."""
+        pids = (attendant.record.vm.qemu_pid for attendant in self.guests)
+        return frozenset(pid for pid in pids if pid is not None)
+
+    def _unplaced_kib(self) -> int:
+        """Booked for guests whose process is not known."""
+        guests = self.snapshot.guests if self.snapshot is not None else ()
+        return sum(guest.booking.booked_kib for guest in guests if guest.vm.qemu_pid is None)
 
     def wake(self, urgent: bool = False) -> None:
         """Facts have changed that a decision should not wait for."""
@@ -228,7 +271,14 @@ class Coordinator:
     def _take_snapshot(self, now_s: float) -> Snapshot:
         facts = self._host_memory.facts()
         self._watch_host(facts, now_s)
-        budget = budget_kib(self.settings.host, facts)
+        guests = tuple(attendant.record.snapshot(now_s) for attendant in self.guests)
+        parts = budget_parts(self.settings.host, facts, self._budget_watch)
+        budget = parts.budget_kib
+        if parts.set_kib is None and not self._surveyed:  # no room before it is known who else is here, and no excess
+            budget = min(budget, sum(guest.booking.booked_kib for guest in guests))
+        survey = self._budget_watch.survey
+        if survey is not None and survey.managed != self._managed():
+            self._survey_now.set()
         return Snapshot(
             now_s=now_s,
             host=HostSnapshot(
@@ -240,8 +290,9 @@ class Coordinator:
                 self._host_watch.lacking_kib,
                 self._host_watch.why,
                 self.reservations.reserved_kib,
+                parts,
             ),
-            guests=tuple(attendant.record.snapshot(now_s) for attendant in self.guests),
+            guests=guests,
             observe=self.observe,
         )
 

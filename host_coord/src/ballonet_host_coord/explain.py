@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from .arbiter import enter, one_iteration
+from .budget import in_words
 from .host_state import effective_slider
-from .model import Decision, GuestDecision, GuestSnapshot, HostState, Phase, Rule, Snapshot
+from .model import BudgetParts, Decision, GuestDecision, GuestSnapshot, HostState, Phase, Rule, Snapshot
 from .pace import TOLERANCE_KIB
 from .snapshot import decision_to_json
 from .what_if import Change, what_if
@@ -148,6 +149,9 @@ class HostExplanation:
     state: HostState
     state_why: str
     observe: bool
+    budget_why: str
+    """The sum that it is, or what of it is not there."""
+    budget_parts: BudgetParts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +302,8 @@ def _host(snapshot: Snapshot, decision: Decision) -> HostExplanation:
         state=host.state,
         state_why=host.state_why,
         observe=snapshot.observe,
+        budget_why=in_words(host.budget_parts) if host.budget_parts else "",
+        budget_parts=host.budget_parts,
     )
 
 

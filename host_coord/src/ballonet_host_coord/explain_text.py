@@ -20,6 +20,8 @@ INDENT = 10
 def render_explained(explained: Explained, width: int = 80) -> str:
     """All of it, sizes in MiB."""
     lines = list(_wrapped(_host(explained.host), width, ""))
+    if explained.host.budget_why:
+        lines += _wrapped(_clean(explained.host.budget_why), width, "")
     if explained.differs:
         lines += _wrapped(explained.differs, width, "")
     for guest in explained.guests:

@@ -77,6 +77,11 @@ class GuestRecord:
     def name(self) -> str:
         return self.settings.name
 
+    @property
+    def is_unseen(self) -> bool:
+        """Nobody has looked yet."""
+        return self._unseen
+
     # --- facts in ----------------------------------------------------------------------------------------
 
     def vm_read(self, vm: VmFacts, residency: Residency | None, now_s: float) -> SetTarget | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .booking import budget_kib
+from .budget import budget_parts
 from .finding import Finding, Level
 from .model import HostFacts, Settings
 from .settings_values import exact
@@ -160,7 +160,7 @@ def _budget(settings: Settings, sight: HostSight, resident_kib: int | None) -> I
     if memory is None:
         yield Finding("budget", Level.HINT, "the host's memory cannot be read", "is /proc mounted?", unjudged=True)
         return
-    promised_kib = budget_kib(host, memory)
+    promised_kib = budget_parts(host, memory).budget_kib
     found = list(_too_much(settings, sight, memory, promised_kib))
     yield from found
     if any(finding.level is Level.PROBLEM for finding in found):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .budget_values import Account, BudgetParts, Survey, UnmanagedGuest
 from .decision import (
     AskInflate,
     Command,
@@ -31,7 +32,9 @@ from .slider import DEFAULT_SLIDER
 
 __all__ = [
     "QUIET_REPORT_MS",
+    "Account",
     "AskInflate",
+    "BudgetParts",
     "Command",
     "Decision",
     "DemandModel",
@@ -46,7 +49,9 @@ __all__ = [
     "StartVm",
     "Status",
     "StopPolicy",
+    "Survey",
     "TellDeflate",
+    "UnmanagedGuest",
 ]
 
 SNAPSHOT_VERSION = 1
@@ -146,6 +151,8 @@ class HostFacts:
     cgroup_used_kib: int | None = None
     """What that cgroup uses, file cache that can be dropped apart."""
     read_s: float = 0.0
+    hugetlb_kib: int = 0
+    """Set aside as huge pages of all sizes, used or not: no balloon moves them."""
 
 
 class HostState(StrEnum):
@@ -357,6 +364,7 @@ class HostSnapshot:
     state_why: str = ""
     reserved_kib: int = 0
     """Kept for machines that are about to start (reservations.py)."""
+    budget_parts: BudgetParts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ StateStore            state_store.SqliteState                 simulated.stores.M
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from .model import (
@@ -27,6 +27,7 @@ from .model import (
     HostFacts,
     Residency,
     Settings,
+    Survey,
     UsageReport,
     VmEvent,
     VmFacts,
@@ -147,6 +148,9 @@ class HostMemory(Protocol):
 
     async def look(self, qemu_pid: int, ram_kib: int) -> None:
         """Read what takes long. `residency` goes by the last look."""
+
+    async def survey(self, managed: Iterable[int]) -> Survey:
+        """Who holds the host's memory beside these processes, which are guests of ours. Raises PortError."""
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         """None where the process is gone or may not be read."""

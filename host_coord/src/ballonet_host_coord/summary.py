@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from .budget import in_words
 from .model import Decision, GuestDecision, GuestSnapshot, LinkState, Phase, RunState, Snapshot
 
 
 def summarise(snapshot: Snapshot, decision: Decision, details: dict[str, str], alarm: str) -> dict[str, Any]:
     """The answer to "status". `details` says per guest what its hypervisor connection complains of."""
-    facts = snapshot.host.facts
+    facts, parts = snapshot.host.facts, snapshot.host.budget_parts
     return {
         "host": {
             "budget_kib": decision.budget_kib,
+            "budget_why": in_words(parts) if parts else "",
+            "budget_parts": asdict(parts) if parts else None,
             "booked_kib": decision.booked_kib,
             "headroom_kib": decision.headroom_kib,
             "headroom_free_kib": decision.headroom_free_kib,
