@@ -119,17 +119,18 @@ def affordable_kib(guest: GuestSnapshot, room_kib: int) -> int:
     most_kib = guest.booking.assigned_kib + max(0, room_kib)
     if most_kib >= guest.vm.ram_kib:
         return most_kib
-    return most_kib - _refilled_kib(guest.vm, _resident_kib(guest))
+    return most_kib - refilled_kib(guest.vm, _resident_kib(guest))
 
 
 def _held_kib(vm: VmFacts, resident_kib: int, target_kib: int) -> int:
     in_flight_kib = target_kib
     if target_kib > vm.actual_kib:
-        in_flight_kib = max(target_kib, min(vm.ram_kib, target_kib + _refilled_kib(vm, resident_kib)))
+        in_flight_kib = max(target_kib, min(vm.ram_kib, target_kib + refilled_kib(vm, resident_kib)))
     return max(vm.actual_kib, in_flight_kib, resident_kib)
 
 
-def _refilled_kib(vm: VmFacts, resident_kib: int) -> int:
+def refilled_kib(vm: VmFacts, resident_kib: int) -> int:
+    """What resides above `actual`; 0 for no more than two readings differ by."""
     above_kib = resident_kib - vm.actual_kib
     return above_kib if above_kib > READ_APART_KIB else 0
 

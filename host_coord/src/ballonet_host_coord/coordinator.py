@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 
 import trio
 
+from . import refilled
 from .arbiter import one_iteration
 from .attendant import Attendant, describe
 from .booking import headroom_kib
@@ -91,6 +92,8 @@ class Coordinator:
         self._urgent = False
         self._overdraft = OverdraftWatch()
         self._host_watch = HostWatch()
+        self._refilled: set[str] = set()
+        """Guests that were said to reside above their balloon's size."""
         self._budget_watch = BudgetWatch()
         self._surveyed = False
         """Somebody has looked, or nobody can."""
@@ -261,6 +264,7 @@ class Coordinator:
             if not self.observe and (set_kib := self.ledger.set_by_another_kib(attendant.record.name)) is not None:
                 self._operations.give_way(attendant.record.name, set_kib)
         self._watch_overdraft(decision, now_s)
+        self._watch_refilled(snapshot)
         if self._recorder is not None:
             value = {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
             self._recorder.record("turn", now_s, value)
@@ -291,6 +295,7 @@ class Coordinator:
                 self._host_watch.why,
                 self.reservations.reserved_kib,
                 parts,
+                survey.refills if survey is not None else None,
             ),
             guests=guests,
             observe=self.observe,
@@ -306,6 +311,13 @@ class Coordinator:
         calm = not self._overdraft.alarm
         if said := self._overdraft.turn(decision.overdrawn_kib, decision.overdrawn_cause, now_s):
             log.log(logging.ERROR if calm and self._overdraft.alarm else logging.WARNING, "%s", said)
+
+    def _watch_refilled(self, snapshot: Snapshot) -> None:
+        """Say once of each guest that it resides above its balloon's size."""
+        flagged = {guest.name: guest for guest in snapshot.guests if refilled.is_flagged(guest, snapshot.now_s)}
+        for name in flagged.keys() - self._refilled:
+            log.warning("%s: %s", name, refilled.in_words(flagged[name], snapshot.host.refills, snapshot.now_s))
+        self._refilled = set(flagged)
 
     async def _stop(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from . import refilled
 from .arbiter import enter, one_iteration
 from .budget import in_words
 from .host_state import effective_slider
@@ -68,6 +69,8 @@ class Inputs:
     assigned_kib: int
     overhead_kib: int
     claimed: bool
+    above: str
+    """That it resides above its balloon's size for long, and what it may be; empty where it does not."""
     use_kib: int | None
     committed_kib: int | None
     cache_kib: int | None
@@ -199,7 +202,7 @@ def _guest(
         buffer_percent=decided.buffer_percent,
         held=party.hold_reason,
         why=decided.why,
-        inputs=_inputs(guest, snapshot.now_s),
+        inputs=_inputs(guest, snapshot),
         holders=_holders(snapshot, guest.name) if unmet else (),
         changes=what_if(snapshot, guest.name) if deep else None,
     )
@@ -227,7 +230,8 @@ def _without_headroom(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, host=replace(snapshot.host, headroom_kib=0))
 
 
-def _inputs(guest: GuestSnapshot, now_s: float) -> Inputs:
+def _inputs(guest: GuestSnapshot, snapshot: Snapshot) -> Inputs:
+    now_s = snapshot.now_s
     demand, report, wish = guest.demand, guest.report, guest.wish
     return Inputs(
         report=report.kind.value if report else None,
@@ -238,6 +242,7 @@ def _inputs(guest: GuestSnapshot, now_s: float) -> Inputs:
         assigned_kib=guest.booking.assigned_kib,
         overhead_kib=guest.booking.overhead_kib,
         claimed=guest.booking.claimed,
+        above=refilled.in_words(guest, snapshot.host.refills, now_s),
         use_kib=demand.use_kib if demand else None,
         committed_kib=demand.committed_kib if demand else None,
         cache_kib=demand.cache_kib if demand else None,

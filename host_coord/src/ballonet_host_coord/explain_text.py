@@ -84,7 +84,7 @@ def _paragraphs(guest: Explanation, host: HostExplanation) -> Iterator[tuple[str
     yield "books", (
         f"actual {_mib(known.actual_kib)}, resident {_mib(known.resident_kib)}, target in force "
         f"{_mib(known.target_in_force_kib)}, booked {_mib(known.assigned_kib)} + {_mib(known.overhead_kib)} overhead"
-        f"{' (the claim of its boot)' if known.claimed else ''}"
+        f"{' (the claim of its boot)' if known.claimed else ''}{f'; {known.above}' if known.above else ''}"
     )
     if guest.holders:
         yield "held by", _held_by(guest.holders, host)

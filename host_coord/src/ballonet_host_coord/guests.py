@@ -27,6 +27,7 @@ from .model import (
     VmFacts,
     Wish,
 )
+from .refilled import above_since_s
 from .session import AgentSession
 
 AGENT_GONE_S = 60.0
@@ -62,6 +63,7 @@ class GuestRecord:
         self._answered = False
         self._ran_s = float("-inf")
         """When a machine that waited ran its first instruction: its boot began then, not with its process."""
+        self._above_since_s: float | None = None
         self._estimate: Estimate | None = None
         self._report: UsageReport | None = None
         self._agent_report_s = float("-inf")
@@ -106,6 +108,7 @@ class GuestRecord:
         unwatched = residency is None and vm.run_state is not RunState.SHUTDOWN
         self.detail = "residency unknown: booked by its balloon's word alone" if unwatched else ""
         self._answered = self._answered or boot_answered(self.vm, self._agent_report())
+        self._above_since_s = above_since_s(self._above_since_s, self.vm, residency, self._answered, now_s)
         self._take_statistics(now_s)
         return command
 
@@ -181,6 +184,7 @@ class GuestRecord:
             uncooperative=self._ledger.is_uncooperative(self.name, now_s),
             refuses=self._ledger.refuses(self.name),
             forced=self._ledger.is_forced(self.name),
+            above_since_s=self._above_since_s,
             unseen=self._unseen,
             waiting_to_start=(
                 self.vm.run_state is RunState.PRELAUNCH and self.settings.start_when_it_fits and not started
@@ -202,6 +206,7 @@ class GuestRecord:
 
     def _forget_boot(self) -> None:
         self._ran_s = float("-inf")
+        self._above_since_s = None
         self._answered = False
         self._estimate = None
         self._report = None

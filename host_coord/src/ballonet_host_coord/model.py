@@ -337,6 +337,8 @@ class GuestSnapshot:
     forced: bool = False
     """The operator gave it what it has, whatever the budget says."""
     waiting_to_start: bool = False
+    above_since_s: float | None = None
+    """It has resided above its balloon's size since then (refilled.py)."""
     unseen: bool = False
     """Nobody has looked yet: whether it runs, and with how much, is unknown."""
 
@@ -365,6 +367,8 @@ class HostSnapshot:
     reserved_kib: int = 0
     """Kept for machines that are about to start (reservations.py)."""
     budget_parts: BudgetParts | None = None
+    refills: bool | None = None
+    """khugepaged may fill balloons again; None where the kernel does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from . import refilled
 from .budget import in_words
 from .model import Decision, GuestDecision, GuestSnapshot, LinkState, Phase, RunState, Snapshot
 
@@ -30,13 +31,14 @@ def summarise(snapshot: Snapshot, decision: Decision, details: dict[str, str], a
             "alarm": alarm,
         },
         "guests": [
-            _guest(guest, decided, details.get(guest.name, ""))
+            _guest(guest, decided, details.get(guest.name, ""), snapshot)
             for guest, decided in zip(snapshot.guests, decision.guests, strict=True)
         ],
     }
 
 
-def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[str, Any]:
+def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str, snapshot: Snapshot) -> dict[str, Any]:
+    above = refilled.in_words(guest, snapshot.host.refills, snapshot.now_s)
     demand = guest.demand
     there = guest.vm.run_state not in (RunState.ABSENT, RunState.SHUTDOWN)
     assigned_kib = guest.booking.assigned_kib
@@ -57,13 +59,14 @@ def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[st
         "psi_full_percent": _percent(demand.psi_full_ratio) if demand else None,
         "target_kib": decided.target_kib if there else None,
         "want_kib": decided.want_kib if there else None,
-        "state": _state(guest, decided),
+        "state": _state(guest, decided, bool(above)),
+        "resides_above": bool(above),
         "agent": _agent(guest),
-        "why": f"{decided.why} ({detail})" if detail else decided.why,
+        "why": "; ".join(text for text in (f"{decided.why} ({detail})" if detail else decided.why, above) if text),
     }
 
 
-def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
+def _state(guest: GuestSnapshot, decided: GuestDecision, above: bool) -> str:
     state = guest.vm.run_state
     if guest.unseen:
         return "unseen"
@@ -81,6 +84,8 @@ def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
         return "uncooperative"
     if guest.stuck_since_s is not None:
         return "stuck"
+    if above:
+        return "over actual"
     if guest.hypervisor_target_kib is not None and abs(guest.hypervisor_target_kib - guest.vm.actual_kib) > 1024:
         return "growing" if guest.hypervisor_target_kib > guest.vm.actual_kib else "shrinking"
     return "steady" if decided.phase is Phase.HOLD or decided.status.value == "OK" else "short"
