@@ -58,6 +58,15 @@ class Attendant:
         self._ordered = trio.Event()
         self._poll_now = trio.Event()
         self._reports: AgentReports | None = None
+        self._limit = coordinator.limit_for(record.name)
+
+    async def _follow_limit(self) -> None:
+        record = self.record
+        now_s = self._coordinator.now()
+        if self._limit is not None:
+            if not self._coordinator.observe:
+                await self._limit.follow(lambda: record.snapshot(now_s), now_s)
+            record.limit_kib, record.limit_fault = self._limit.limit_kib, self._limit.fault
 
     def order(self, command: Command) -> None:
         """Queue a command. A newer target replaces one that was not carried out yet."""
@@ -78,12 +87,15 @@ class Attendant:
                     await self._attend()
                 except PortError as exc:
                     self._lost(exc)
+                    await self._follow_limit()
                 self.record.session.detached("its hypervisor is away")
                 self._coordinator.wake()
                 await trio.sleep(CONNECT_RETRY_S)
         finally:
             # Not before: a connection that is only slow is kept, with the events that wait in it.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                if self._limit is not None:
+                    await self._limit.remove()
                 await self._vm.aclose()
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:
@@ -132,6 +144,7 @@ class Attendant:
         if startup is not None:
             log.info("%s: %s", self.record.name, describe(startup))
             self.order(startup)
+        await self._follow_limit()
 
     async def _poll(self) -> None:
         while True:
@@ -167,6 +180,8 @@ class Attendant:
         session = self.record.session
         try:
             if isinstance(command, SetTarget):
+                if self._limit is not None:
+                    await self._limit.before(self.record.snapshot(now_s), command.target_kib)
                 await self._vm.set_target(command.target_kib)
                 self._poll_now.set()
             elif isinstance(command, StartVm):

@@ -10,7 +10,7 @@ nothing is touched before all three have passed.
     [defaults]    what every guest has that does not say otherwise: any guest key but qmp and channel
     [libvirt]     uri domains
     [guest.NAME]  qmp channel minimum startup maximum weight buffer overhead
-                  shrink_without_deflate_on_oom start_when_it_fits
+                  shrink_without_deflate_on_oom start_when_it_fits enforce
 
 A guest with a `qmp` socket is reached there. With a [libvirt] section every domain of that libvirtd whose name fits
 `domains` is a guest, too, named or not; a section without `qmp` speaks of such domains. A NAME with `*`, `?` or `[...]`

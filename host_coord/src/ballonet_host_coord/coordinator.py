@@ -28,6 +28,7 @@ from .control import Handler
 from .guests import GuestRecord
 from .host_state import HostWatch, watch_host
 from .ledger import Ledger
+from .limiting import GuestLimit, lift
 from .model import (
     Command,
     Decision,
@@ -40,7 +41,7 @@ from .model import (
 )
 from .operations import Operations
 from .overdraft import OverdraftWatch
-from .ports import Clock, Discovery, HostMemory, Hypervisor, PortError, Recorder, StateStore
+from .ports import Clock, Discovery, HostMemory, Hypervisor, MemoryLimits, PortError, Recorder, StateStore
 from .reservations import Reservations
 from .roster import Roster
 from .session import AgentSession, Randomness
@@ -73,6 +74,7 @@ class Coordinator:
         randomness: Randomness,
         observe: bool = False,
         discovery: Discovery | None = None,
+        limits: MemoryLimits | None = None,
     ) -> None:
         self.settings = settings
         self.observe = observe
@@ -99,6 +101,7 @@ class Coordinator:
         """Somebody has looked, or nobody can."""
         self._survey_now = trio.Event()
         self._hypervisor = hypervisor
+        self._limits = limits
         self._discovery = discovery
         self._randomness = randomness
         self._choices = Choices(state)
@@ -121,6 +124,8 @@ class Coordinator:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
+        if self._limits is not None:
+            await lift(self._limits, self._choices)
         try:
             async with trio.open_nursery() as nursery:
                 self.guests.attend_in(nursery)
@@ -185,6 +190,10 @@ class Coordinator:
             every_s = SURVEY_EVERY_S if self.settings.host.budget_kib is None else SURVEY_RARELY_S
             with trio.move_on_after(every_s - SURVEY_APART_S):
                 await self._survey_now.wait()
+
+    def limit_for(self, name: str) -> GuestLimit | None:
+        """What keeps this guest's limit; None where nobody may set one."""
+        return GuestLimit(name, self._limits, self._choices) if self._limits is not None else None
 
     def _managed(self) -> frozenset[int]:
         """The processes of our guests."""

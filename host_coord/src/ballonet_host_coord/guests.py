@@ -56,6 +56,9 @@ class GuestRecord:
         self.tuned = DEFAULT_TUNING
         self.demand_model = DemandModel.BALLONET
         self.detail = "not seen yet"
+        self.limit_kib: int | None = None
+        """Of its QEMU's cgroup, where we have set one."""
+        self.limit_fault = ""
         self.notes: tuple[str, ...] = ()
         """What of its settings could not be taken as it was given."""
         self._unseen = True
@@ -73,7 +76,7 @@ class GuestRecord:
     @property
     def said(self) -> str:
         """For the guest's line in `status`; empty when there is nothing to say."""
-        return "; ".join([*([self.detail] if self.detail else []), *self.notes])
+        return "; ".join(text for text in (self.detail, self.limit_fault, *self.notes) if text)
 
     @property
     def name(self) -> str:
@@ -185,6 +188,7 @@ class GuestRecord:
             refuses=self._ledger.refuses(self.name),
             forced=self._ledger.is_forced(self.name),
             above_since_s=self._above_since_s,
+            limit_kib=self.limit_kib,
             unseen=self._unseen,
             waiting_to_start=(
                 self.vm.run_state is RunState.PRELAUNCH and self.settings.start_when_it_fits and not started

@@ -27,7 +27,16 @@ from .decision import (
     Status,
     TellDeflate,
 )
-from .settings import QUIET_REPORT_MS, DemandModel, GuestRules, GuestSettings, HostSettings, Settings, StopPolicy
+from .settings import (
+    QUIET_REPORT_MS,
+    DemandModel,
+    Enforce,
+    GuestRules,
+    GuestSettings,
+    HostSettings,
+    Settings,
+    StopPolicy,
+)
 from .slider import DEFAULT_SLIDER
 
 __all__ = [
@@ -38,6 +47,7 @@ __all__ = [
     "Command",
     "Decision",
     "DemandModel",
+    "Enforce",
     "GuestDecision",
     "GuestRules",
     "GuestSettings",
@@ -339,6 +349,8 @@ class GuestSnapshot:
     waiting_to_start: bool = False
     above_since_s: float | None = None
     """It has resided above its balloon's size since then (refilled.py)."""
+    limit_kib: int | None = None
+    """Of its QEMU's cgroup, where we have set one (enforcement.py)."""
     unseen: bool = False
     """Nobody has looked yet: whether it runs, and with how much, is unknown."""
 

@@ -18,6 +18,7 @@ from .coordinator import Coordinator
 from .host_memory import ProcHostMemory
 from .libvirt_hypervisor import LibvirtHypervisor, lock_directories
 from .libvirt_link import LibvirtLink
+from .memory_limits import CgroupLimits
 from .model import Settings
 from .notify import notify, watchdog_interval_s
 from .ports import Clock, PortError, SettingsSource
@@ -70,6 +71,7 @@ async def serve(
         HostRandomness(),
         observe=observe,
         discovery=libvirt,
+        limits=CgroupLimits(),
     )
     if on_ready is not None:
         on_ready(coordinator)

@@ -51,6 +51,7 @@ def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str, snapshot: 
         "resident_kib": guest.residency.resident_kib if guest.residency else None,
         "overhead_kib": guest.booking.overhead_kib,
         "booked_kib": guest.booking.booked_kib,
+        "limit_kib": guest.limit_kib,
         "use_kib": demand.use_kib if demand else None,
         "demand_kib": demand.demand_kib if demand else None,
         "committed_kib": demand.committed_kib if demand else None,

@@ -9,7 +9,9 @@ from typing import Any
 import trio
 
 from ballonet_host_coord.budget import HOST_ACCOUNT
+from ballonet_host_coord.enforcement import Cell
 from ballonet_host_coord.model import Account, HostFacts, Residency, Settings, Survey
+from ballonet_host_coord.ports import PortError
 
 from .machine import SimulatedMachine
 
@@ -45,6 +47,26 @@ class SimulatedHostMemory:
 
     def is_alive(self, qemu_pid: int) -> bool:
         return any(machine.qemu_pid == qemu_pid and not machine.ended for machine in self._machines)
+
+
+class SimulatedLimits:
+    """Each machine in a cgroup of its own, whose limit is only remembered."""
+
+    def __init__(self, machines: list[SimulatedMachine]) -> None:
+        self._machines = machines
+        self.limits: dict[str, int] = {}
+        """Machine -> KiB, while there is a limit."""
+
+    async def look(self, qemu_pid: int) -> Cell:
+        for machine in self._machines:
+            if machine.qemu_pid == qemu_pid:
+                return Cell(machine.name, 2, self.limits.get(machine.name), machine.resident_kib + QEMU_KIB)
+        raise PortError("its limit cannot be set: no such process")
+
+    async def set(self, qemu_pid: int, folder: str, limit_kib: int | None) -> None:
+        self.limits.pop(folder, None)
+        if limit_kib is not None:
+            self.limits[folder] = limit_kib
 
 
 class FixedSettings:
