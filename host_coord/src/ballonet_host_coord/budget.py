@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from .finding import shown
 from .model import Account, BudgetParts, HostFacts, HostSettings, Survey, UnmanagedGuest
 
 MARGIN_LEAST_KIB = 131072
@@ -150,7 +151,7 @@ def _named(unmanaged: tuple[UnmanagedGuest, ...]) -> str:
     if not unmanaged:
         return ""
     largest = sorted(unmanaged, key=lambda guest: (-guest.resident_kib, guest.pid))
-    said = [f"{guest.name} {_mib(guest.resident_kib)}" for guest in largest[:MOST_NAMED]]
+    said = [f"{shown(guest.name)} {_mib(guest.resident_kib)}" for guest in largest[:MOST_NAMED]]
     if rest := largest[MOST_NAMED:]:
         said.append(f"{len(rest)} more {_mib(sum(guest.resident_kib for guest in rest))}")
     return f" (with guests that are not ours: {', '.join(said)})"
