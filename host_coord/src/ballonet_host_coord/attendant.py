@@ -14,6 +14,7 @@ import trio
 
 from .channel import AgentReports
 from .guests import GuestRecord
+from .limiting import GuestLimit
 from .model import (
     AskInflate,
     Command,
@@ -50,7 +51,10 @@ NEW_SESSION_AFTER = (
 class Attendant:
     """Everything that waits for one guest: its connection, events, channel and commands."""
 
-    def __init__(self, record: GuestRecord, vm: VmPort, coordinator: Coordinator) -> None:
+    def __init__(
+        self, record: GuestRecord, vm: VmPort, coordinator: Coordinator, limit: GuestLimit | None = None
+    ) -> None:
+        """`limit` holds the guest to its size; None where nobody may."""
         self.record = record
         self._vm = vm
         self._coordinator = coordinator
@@ -58,7 +62,7 @@ class Attendant:
         self._ordered = trio.Event()
         self._poll_now = trio.Event()
         self._reports: AgentReports | None = None
-        self._limit = coordinator.limit_for(record.name)
+        self._limit = limit
 
     async def _follow_limit(self) -> None:
         record = self.record

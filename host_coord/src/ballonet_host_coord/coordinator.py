@@ -120,7 +120,8 @@ class Coordinator:
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
         where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery
-        return Attendant(record, where.vm(guest.name), self)
+        limit = GuestLimit(guest.name, self._limits, self._choices) if self._limits is not None else None
+        return Attendant(record, where.vm(guest.name), self, limit)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
@@ -190,10 +191,6 @@ class Coordinator:
             every_s = SURVEY_EVERY_S if self.settings.host.budget_kib is None else SURVEY_RARELY_S
             with trio.move_on_after(every_s - SURVEY_APART_S):
                 await self._survey_now.wait()
-
-    def limit_for(self, name: str) -> GuestLimit | None:
-        """What keeps this guest's limit; None where nobody may set one."""
-        return GuestLimit(name, self._limits, self._choices) if self._limits is not None else None
 
     def _managed(self) -> frozenset[int]:
         """The processes of our guests."""
