@@ -16,6 +16,7 @@ from pathlib import Path
 import codec
 import decide
 import footprint
+import host_cost
 import imports
 import latency
 import sample_cost
@@ -27,6 +28,7 @@ from house import NoGuests, find_image, open_house
 PURE = {
     codec.NAME: codec.measure,
     decide.NAME: decide.measure,
+    host_cost.NAME: host_cost.measure,
     imports.NAME: imports.measure,
     sample_cost.NAME: sample_cost.measure,
 }

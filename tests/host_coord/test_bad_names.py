@@ -32,7 +32,7 @@ UUID = "00000000-0000-4000-8000-000000000007"
 
 def policy(inner: str) -> Domain:
     read = parse_domain(xml("web", UUID, f"<metadata xmlns:b='urn:ballonet:domain:1'>{inner}</metadata>"))
-    return Domain(read.name, read.uuid, read.ram_kib, read.current_memory_kib, read.policy, read.notes)
+    return Domain(read.name, read.uuid, read.memory_kib, read.current_memory_kib, read.policy, read.notes)
 
 
 @pytest.mark.parametrize(

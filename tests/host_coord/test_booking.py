@@ -12,10 +12,9 @@ from ballonet_host_coord.booking import (
     book,
     booked_at_kib,
     boot_answered,
-    budget_kib,
     headroom_kib,
 )
-from ballonet_host_coord.model import HostFacts, HostSettings, Residency, RunState
+from ballonet_host_coord.model import HostSettings, Residency, RunState
 
 from .builders import MIB, make_guest, make_report, make_settings, make_vm
 
@@ -105,16 +104,6 @@ def test_a_report_from_before_the_boot_shows_nothing() -> None:
     vm = make_vm(statistics_count=0, boot_began_s=50.0)
     assert not boot_answered(vm, make_report(arrived_s=49.9))
     assert boot_answered(vm, make_report(arrived_s=50.0))
-
-
-@pytest.mark.parametrize(
-    ("settings", "limit_mib", "budget_mib"),
-    [({"budget_kib": 700 * MIB}, 100, 700), ({}, None, 3072), ({}, 2048, 1024), ({}, 8192, 3072), ({}, 512, 0)],
-)
-def test_the_budget_is_what_is_set_or_what_we_may_use_less_the_reserve(settings, limit_mib, budget_mib):
-    """Without a budget it is the host's memory, or the limit of the coordinator's own cgroup where that is less."""
-    facts = HostFacts(4096 * MIB, 1, cgroup_limit_kib=None if limit_mib is None else limit_mib * MIB)
-    assert budget_kib(HostSettings(**settings), facts) == budget_mib * MIB
 
 
 @pytest.mark.parametrize(

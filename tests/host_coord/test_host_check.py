@@ -9,7 +9,7 @@ import pytest
 
 from ballonet_host_coord.finding import Finding, Level
 from ballonet_host_coord.host_check import Caller, HostSight, PathSight, Service, host_findings, sum_or_none
-from ballonet_host_coord.model import HostFacts, HostSettings, Settings
+from ballonet_host_coord.model import BudgetParts, Enforce, GuestRules, HostFacts, HostSettings, Settings
 
 from .builders import GIB, MIB, make_settings
 
@@ -99,3 +99,31 @@ def test_libvirt_must_answer_where_it_is_named() -> None:
 def test_a_sum_with_an_unknown_is_unknown() -> None:
     """One guest that could not be seen makes what all hold unknown."""
     assert (sum_or_none([1, 2]), sum_or_none([1, None]), sum_or_none([])) == (3, None, 0)
+
+
+def test_a_budget_that_nobody_set_is_told_as_the_running_service_has_counted_it() -> None:
+    """With who else holds memory, by the settings as they stand in the files now."""
+    automatic = replace(SETTINGS, host=HostSettings(reserve_kib=2 * GIB))
+    parts = BudgetParts("MemTotal", 16 * GIB, 0, GIB, 4 * GIB)
+    (told,) = [
+        found for found in host_findings(automatic, replace(WELL, parts=parts), None) if found.name == "budget"
+    ]
+    assert (told.level, told.text) == (
+        Level.OK, "12 GiB of the host's 16 GiB: budget 12288 = MemTotal 16384 - reserve 2048 - others 2048 (MiB)",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("swap_kib", [0, GIB])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SETTINGS, guests=(make_settings(enforce=Enforce.CGROUP),)),
+        replace(SETTINGS, rules=GuestRules(defaults=(("enforce", Enforce.CGROUP),))),
+        replace(SETTINGS, rules=GuestRules(sections=(("db*", (("enforce", Enforce.CGROUP),)),))),
+    ],
+    ids=["a guest", "defaults", "a pattern"],
+)
+def test_guests_that_are_held_to_their_size_want_swap(settings: Settings, swap_kib: int) -> None:
+    """Without swap on the host a limit can only slow a guest down."""
+    found = judged(replace(WELL, swap_total_kib=swap_kib, swap_free_kib=swap_kib), settings)
+    assert [one.name for one in found] == ([] if swap_kib else ["enforce"])

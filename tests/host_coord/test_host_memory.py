@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from ballonet_host_coord import host_memory
-from ballonet_host_coord.host_memory import LOOK_WAITS_S, SMAPS_AGE_S, SMAPS_MOVED_KIB, ProcHostMemory, cgroup_files
+from ballonet_host_coord.host_memory import LOOK_WAITS_S, SMAPS_AGE_S, SMAPS_MOVED_KIB, ProcHostMemory
 from ballonet_host_coord.model import HostFacts, Residency
 from ballonet_host_coord.ports import PortError
 
@@ -188,17 +188,6 @@ def test_a_cgroup_whose_use_is_not_told_has_its_limit_alone(
         proc.write("cg/system.slice/memory.current", usage)
     facts = memory.facts()
     assert (facts.cgroup_limit_kib, facts.cgroup_used_kib) == (MIB * MIB, None)
-
-
-def test_container_sees_its_own_branch() -> None:
-    """Where only our branch is mounted, the file is at the top of the mount."""
-    mountinfo = "32 24 0:28 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
-    assert cgroup_files("4:memory:/docker/abc\n", mountinfo) == ["/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-    assert cgroup_files("4:memory:/docker/abcd\n", mountinfo) == ["/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-    assert cgroup_files("4:memory:/docker/abc/in\n", mountinfo) == [
-        "/sys/fs/cgroup/memory/in/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
 
 
 def looked(memory: ProcHostMemory, pid: int, ram_kib: int) -> Residency | None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ballonet_host_coord.boots import Process
-from ballonet_host_coord.qemu_process import age_s, belongs_to, find_qemu, run_folders
+from ballonet_host_coord.qemu_process import QemuFinder, age_s, belongs_to, find_qemu, guest_name, run_folders
 
 
 @contextmanager
@@ -91,3 +91,58 @@ def test_a_process_is_known_again_by_its_beginning_and_its_user() -> None:
         assert not belongs_to(process, "+4000000000")
         assert not belongs_to(Process(pid, process.began_wall_s - 60))
     assert not belongs_to(process)
+
+
+@contextmanager
+def program(name: str, *arguments: str) -> Iterator[int]:
+    """A process that calls itself so; its pid."""
+    command = [name, "-c", "input()", *arguments]
+    child = subprocess.Popen(command, executable=sys.executable, stdin=subprocess.PIPE)
+    try:
+        yield child.pid
+    finally:
+        child.communicate(b"\n")
+
+
+def test_every_qemu_is_found_by_its_programs_name() -> None:
+    """Whatever the distribution calls it; user-mode emulators, tools and who has it among the arguments are none."""
+    names = {"/usr/bin/qemu-system-x86_64": True, "/usr/bin/kvm": True, "/usr/libexec/qemu-kvm": True,
+             "/usr/bin/qemu-img": False, "/usr/bin/qemu-aarch64-static": False, "/usr/bin/kvm-nx": False}  # fmt: skip
+    with ExitStack() as running:
+        pids = {running.enter_context(program(name, "-name", "guest=a b,process=x")): name for name in names}
+        found = QemuFinder().find()
+        assert {name: pid in found for pid, name in pids.items()} == names
+        assert {found[pid] for pid, name in pids.items() if names[name]} == {"a b"}
+
+
+def test_who_becomes_a_qemu_late_is_found_and_who_ends_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is looked at again before it is passed over, and after that no more."""
+    said: dict[int, list[str]] = {10: ["sh"], 20: ["sh"]}
+    asked: list[int] = []
+
+    def arguments(pid: int) -> list[str] | None:
+        asked.append(pid)
+        return said[pid] if said[pid][0] == "kvm" else None
+
+    monkeypatch.setattr("ballonet_host_coord.qemu_process._qemu_arguments", arguments)
+    monkeypatch.setattr("ballonet_host_coord.qemu_process.psutil.pids", lambda: list(said))
+    finder = QemuFinder()
+    assert finder.find() == {}
+    said[20] = ["kvm", "-name", "late"]
+    assert finder.find() == {20: "late"}
+    asked.clear()
+    assert finder.find() == {20: "late"}
+    assert asked == [20]
+    del said[20]
+    assert finder.find() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["kvm", "-name", "web"], "web"), (["kvm", "-name", "guest=web,debug-threads=on"], "web"),
+     (["kvm", "-name", "web,process=x"], "web"), (["kvm", "-m", "1G"], ""), (["kvm", "-name"], ""),
+     (["kvm", "-name", "debug-threads=on"], "")],
+)  # fmt: skip
+def test_a_guests_name_is_what_its_qemu_was_told(arguments: list[str], name: str) -> None:
+    """In QEMU's old and new way of saying it."""
+    assert guest_name(arguments) == name

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.vm.enforcement_course import enforce
+from tests.vm.in_guest.enforce import GROWN_MIB, LIMIT_KIB, MIB
 
 from ballonet_host_coord.demo.machine import MachineError, MachineSpec
 
@@ -27,6 +29,7 @@ class Seen:
     killed: dict[str, Any] = field(default_factory=dict)
     after_kill: dict[str, Any] = field(default_factory=dict)
     counters: dict[str, Any] = field(default_factory=dict)
+    enforced: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
     pid: int = 0
     qemu_ended: bool = False
@@ -71,6 +74,7 @@ def seen(machines, play) -> Seen:
             async with machine.guest() as guest:
                 for name, command in COMMANDS.items():
                     seen.output[name] = (await guest.run(command)).strip()
+                seen.enforced = await enforce(guest)
                 seen.held = await guest.hold(HELD_MIB)
                 seen.counters = await guest.counters()
                 seen.released = await guest.hold(0)
@@ -223,3 +227,37 @@ def test_a_guest_without_swap_does_not_wait_for_it(machines, play):
                 return await guest.run("swapon --show --noheadings")
 
     assert play(boot) == ""
+
+
+# --- a cgroup v2 with a process that stands for QEMU, on Debian's kernel ----------------------------------
+
+SLACK_KIB = 16 * MIB
+"""The kernel charges in batches and looks at the limit after that; what is on its way to the swap still counts."""
+
+
+def test_memory_high_holds_a_process_that_was_given_no_more(seen):
+    """It touches all it wants and holds no more than its limit: the rest is in swap, and nothing is killed."""
+    said = seen.enforced["not raised"]
+    assert (said["folder"], said["version"], said["limit_kib"]) == ("/sys/fs/cgroup/ballonet-test", 2, None)
+    assert said["read_back_kib"] == LIMIT_KIB
+    assert said["before"]["used_kib"] < LIMIT_KIB
+    grown = said["grown"]
+    assert grown["used_kib"] <= LIMIT_KIB + SLACK_KIB
+    assert grown["used_kib"] + grown["swapped_kib"] >= GROWN_MIB * MIB
+    assert grown["held_back"] > said["before"]["held_back"]
+    assert grown["killed"] == 0
+
+
+def test_a_limit_that_is_raised_first_is_not_met(seen):
+    """Raised before the grant the same growth meets no limit at all; lowered, the kernel takes what is above it."""
+    said = seen.enforced["raised first"]
+    assert said["grown"]["used_kib"] >= GROWN_MIB * MIB
+    assert said["grown"]["held_back"] == said["before"]["held_back"]
+    assert said["lowered"]["used_kib"] <= LIMIT_KIB + SLACK_KIB
+
+
+def test_a_real_group_with_a_second_process_is_left_alone(seen):
+    """And a limit of ours is gone when it was taken away."""
+    for said in seen.enforced.values():
+        assert "holds other processes" in said["shared"]
+        assert said["removed"] == "max"

@@ -15,6 +15,7 @@ import trio
 
 from .channel import AgentReports
 from .guests import GuestRecord
+from .limiting import GuestLimit
 from .model import (
     AskInflate,
     Command,
@@ -54,7 +55,10 @@ NEW_SESSION_AFTER = (
 class Attendant:
     """Everything that waits for one guest: its connection, events, channel and commands."""
 
-    def __init__(self, record: GuestRecord, vm: VmPort, coordinator: Coordinator) -> None:
+    def __init__(
+        self, record: GuestRecord, vm: VmPort, coordinator: Coordinator, limit: GuestLimit | None = None
+    ) -> None:
+        """`limit` holds the guest to its size; None where nobody may."""
         self.record = record
         self._vm = vm
         self._coordinator = coordinator
@@ -64,6 +68,7 @@ class Attendant:
         self._reports: AgentReports | None = None
         self._again_s = float("-inf")
         self._left_alone = ""
+        self._limit = limit
 
     def leave_alone(self, why: str) -> None:
         """Whatever its hypervisor says, its memory is not to be moved for this reason; empty for none."""
@@ -72,6 +77,14 @@ class Attendant:
             if why:
                 self.record.vm = replace(self.record.vm, hands_off=why)
             self._poll_now.set()
+
+    async def _follow_limit(self) -> None:
+        record = self.record
+        now_s = self._coordinator.now()
+        if self._limit is not None:
+            if not self._coordinator.observe:
+                await self._limit.follow(lambda: record.snapshot(now_s), now_s)
+            record.limit_kib, record.limit_fault = self._limit.limit_kib, self._limit.fault
 
     def order(self, command: Command) -> None:
         """Queue a command. A newer target replaces one that was not carried out yet."""
@@ -93,12 +106,15 @@ class Attendant:
                     await self._attend()
                 except PortError as exc:
                     self._lost(exc)
+                    await self._follow_limit()
                 self.record.session.detached("its hypervisor is away")
                 self._coordinator.wake()
                 await trio.sleep(CONNECT_RETRY_S)
         finally:
             # Not before: a connection that is only slow is kept, with the events that wait in it.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN_S):
+                if self._limit is not None:
+                    await self._limit.remove()
                 await self._vm.aclose()
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:
@@ -151,6 +167,7 @@ class Attendant:
         if startup is not None:
             log.info("%s: %s", self.record.name, describe(startup))
             self.order(startup)
+        await self._follow_limit()
 
     def _once_more(self, now_s: float) -> SetTarget | None:
         """A target that was lost on its way while a larger one may be in force, whose memory nobody else gets."""
@@ -199,6 +216,8 @@ class Attendant:
         hidden_kib = self.record.hidden_kib
         try:
             if isinstance(command, SetTarget):
+                if self._limit is not None:
+                    await self._limit.before(self.record.snapshot(now_s), command.target_kib)
                 await self._vm.set_target(command.target_kib)
                 self.record.target_taken(command.target_kib)
                 self._poll_now.set()

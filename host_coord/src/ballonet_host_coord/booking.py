@@ -32,7 +32,6 @@ from .model import (
     Booking,
     GuestSettings,
     GuestSnapshot,
-    HostFacts,
     HostSettings,
     Migration,
     Residency,
@@ -57,14 +56,6 @@ or the boot's target is so near to RAM that the difference is worth no more than
 READ_APART_KIB = 16384
 """`actual` is read some milliseconds before `resident`, in which a balloon deflates by 1.5 GiB/s: less than this above
 `actual` is no refilled balloon."""
-
-
-def budget_kib(settings: HostSettings, facts: HostFacts) -> int:
-    """What all guests together may be promised: as set, or the host's memory (our cgroup's limit) less the reserve."""
-    if settings.budget_kib is not None:
-        return settings.budget_kib
-    total_kib = min(facts.total_kib, facts.cgroup_limit_kib or facts.total_kib)
-    return max(0, total_kib - settings.reserve_kib)
 
 
 def headroom_kib(settings: HostSettings, budget_kib: int) -> int:
@@ -129,17 +120,18 @@ def affordable_kib(guest: GuestSnapshot, room_kib: int) -> int:
     most_kib = guest.booking.assigned_kib + max(0, room_kib)
     if most_kib >= guest.vm.ram_kib:
         return most_kib
-    return most_kib - _refilled_kib(guest.vm, _resident_kib(guest))
+    return most_kib - refilled_kib(guest.vm, _resident_kib(guest))
 
 
 def _held_kib(vm: VmFacts, resident_kib: int, target_kib: int) -> int:
     in_flight_kib = target_kib
     if target_kib > vm.actual_kib:
-        in_flight_kib = max(target_kib, min(vm.ram_kib, target_kib + _refilled_kib(vm, resident_kib)))
+        in_flight_kib = max(target_kib, min(vm.ram_kib, target_kib + refilled_kib(vm, resident_kib)))
     return max(vm.actual_kib, in_flight_kib, resident_kib)
 
 
-def _refilled_kib(vm: VmFacts, resident_kib: int) -> int:
+def refilled_kib(vm: VmFacts, resident_kib: int) -> int:
+    """What resides above `actual`; 0 for no more than two readings differ by."""
     above_kib = resident_kib - vm.actual_kib
     return above_kib if above_kib > READ_APART_KIB else 0
 

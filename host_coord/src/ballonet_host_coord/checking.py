@@ -30,7 +30,8 @@ async def check(
     service, snapshot = await ask_service(settings.host.control_path)
     sight = replace(sight, service=service)
     if snapshot is not None and snapshot.host.facts is not None:
-        sight = replace(sight, memory=snapshot.host.facts, memory_of_service=True)
+        parts = snapshot.host.budget_parts
+        sight = replace(sight, memory=snapshot.host.facts, memory_of_service=True, parts=parts)
     guests = await look_at_guests(settings, service, snapshot, proc_root)
     if settings.libvirt_uri is not None:
         sight, domains = await _domains(settings, sight, snapshot, link, proc_root)

@@ -43,6 +43,16 @@ class Choices:
         """Until `resume`."""
         self._state.put(f"yielded:{name}", why)
 
+    def limited(self) -> dict[str, str]:
+        """Guest -> the cgroup whose limit we have set, in this run or an earlier one."""
+        kept = self._state.get("limited")
+        return {str(name): str(folder) for name, folder in kept.items()} if isinstance(kept, dict) else {}
+
+    def keep_limited(self, name: str, folder: str) -> None:
+        """Before its limit is set; an empty folder when it was taken away again."""
+        kept = {**self.limited(), name: folder}
+        self._state.put("limited", {guest: where for guest, where in kept.items() if where})
+
     def texts_for(self, name: str) -> dict[str, str]:
         """Key of the settings -> text, kept ones and those of this run."""
         return {**self._kept(name), **self._texts.get(name, {})}

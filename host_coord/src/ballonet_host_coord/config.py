@@ -10,7 +10,7 @@ nothing is touched before all three have passed.
     [defaults]    what every guest has that does not say otherwise: any guest key but qmp and channel
     [libvirt]     uri domains
     [guest.NAME]  qmp channel minimum startup maximum weight buffer overhead
-                  shrink_without_deflate_on_oom start_when_it_fits
+                  shrink_without_deflate_on_oom start_when_it_fits enforce
 
 A guest with a `qmp` socket is reached there. With a [libvirt] section every domain of that libvirtd whose name fits
 `domains` is a guest, too, named or not; a section without `qmp` speaks of such domains. A NAME with `*`, `?` or `[...]`
@@ -30,7 +30,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .booking import budget_kib, headroom_kib
+from .booking import headroom_kib
+from .budget import budget_parts
 from .guest_rules import is_pattern, values_for
 from .model import GuestRules, GuestSettings, HostSettings, Settings
 from .ports import HostMemory
@@ -103,7 +104,7 @@ class TomlSettings:
         settings = _normalize(tree, checker)
         total_kib = settings.host.budget_kib
         if total_kib is None and self._host is not None:
-            total_kib = budget_kib(settings.host, self._host.facts())
+            total_kib = budget_parts(settings.host, self._host.facts()).budget_kib
         _validate(settings, total_kib, tree, checker)
         if checker.faults:
             raise ConfigError(checker.faults, settings.host.control_path)
@@ -317,7 +318,8 @@ def _validate(settings: Settings, total_kib: int | None, tree: _Tree, checker: _
         )
         stands = exact(total_kib)
         if settings.host.budget_kib is None:
-            stands += f" (not set: this host's memory less the reserve of {exact(settings.host.reserve_kib)})"
+            reserve = exact(settings.host.reserve_kib)
+            stands += f" (not set: this host's memory less huge pages and the reserve of {reserve})"
         checker.fault(tree.file_of(HOST, "budget"), "[host] budget", stands, allowed)
     _validate_sockets(settings, tree, checker)
 

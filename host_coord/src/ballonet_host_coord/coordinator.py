@@ -20,14 +20,17 @@ from typing import Any, TypeVar
 
 import trio
 
+from . import refilled
 from .arbiter import one_iteration
 from .attendant import Attendant, describe
-from .booking import budget_kib, headroom_kib
+from .booking import headroom_kib
+from .budget import BudgetWatch, budget_parts, watch_budget
 from .choices import Choices
 from .control import Handler
 from .guests import GuestRecord
 from .host_state import HostWatch, watch_host
 from .ledger import Ledger
+from .limiting import GuestLimit, lift
 from .model import (
     Command,
     Decision,
@@ -43,7 +46,7 @@ from .model import (
 )
 from .operations import Operations
 from .overdraft import OverdraftWatch
-from .ports import Clock, Discovery, HostMemory, Hypervisor, PortError, Recorder, StateStore
+from .ports import Clock, Discovery, HostMemory, Hypervisor, MemoryLimits, PortError, Recorder, StateStore
 from .reservations import Reservations
 from .roster import Roster
 from .session import AgentSession, Randomness
@@ -60,6 +63,10 @@ READ_AGAIN_S = 10.0
 """A state store that does not answer is asked again then; it may take two seconds each time."""
 STOP_WITHIN_S = 5.0
 """What a clean stop may take that deflates; who has not answered by then keeps its size."""
+SURVEY_EVERY_S = 5.0
+"""How often it is looked who else holds the host's memory; a budget that was set is only checked by it."""
+SURVEY_RARELY_S = 30.0
+SURVEY_APART_S = 1.0
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
 
@@ -78,6 +85,7 @@ class Coordinator:
         randomness: Randomness,
         observe: bool = False,
         discovery: Discovery | None = None,
+        limits: MemoryLimits | None = None,
     ) -> None:
         self.settings = settings
         self.observe = observe
@@ -97,7 +105,14 @@ class Coordinator:
         self._urgent = False
         self._overdraft = OverdraftWatch()
         self._host_watch = HostWatch()
+        self._refilled: set[str] = set()
+        """Guests that were said to reside above their balloon's size."""
+        self._budget_watch = BudgetWatch()
+        self._surveyed = False
+        """Somebody has looked, or nobody can."""
+        self._survey_now = trio.Event()
         self._hypervisor = hypervisor
+        self._limits = limits
         self._discovery = discovery
         self._randomness = randomness
         self._choices = Choices(state)
@@ -116,7 +131,8 @@ class Coordinator:
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
         where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery
-        return Attendant(record, where.vm(guest.name), self)
+        limit = GuestLimit(guest.name, self._limits, self._choices) if self._limits is not None else None
+        return Attendant(record, where.vm(guest.name), self, limit)
 
     def _values_for(self, name: str) -> Mapping[str, Any]:
         """What the operator has set for a guest. Raises PortError."""
@@ -144,12 +160,15 @@ class Coordinator:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
+        if self._limits is not None:
+            await lift(self._limits, self._choices)
         try:
             async with trio.open_nursery() as nursery:
                 self.guests.attend_in(nursery)
                 if self._discovery is not None:
                     nursery.start_soon(self._discover, self._discovery)
                 nursery.start_soon(self._read_again)
+                nursery.start_soon(self._survey)
                 task_status.started()
                 await self._decide_for_ever()
         finally:
@@ -197,6 +216,39 @@ class Coordinator:
         while True:
             await self.clock.sleep(DISCOVER_AGAIN_S)
             self.guests.read_again()
+
+    async def _survey(self) -> None:
+        """Look time and again who else holds the host's memory; at once when other processes are our guests."""
+        fault = ""
+        while True:
+            self._survey_now = trio.Event()
+            if any(attendant.record.is_unseen for attendant in self.guests):
+                await self.clock.sleep(SURVEY_APART_S)  # whose process is not known yet is nobody else's
+                continue
+            try:
+                survey = await self._host_memory.survey(self._managed())
+                self._budget_watch, fault = watch_budget(self._budget_watch, survey, self._unplaced_kib()), ""
+            except PortError as error:
+                if str(error) != fault:
+                    fault = str(error)
+                    log.warning("%s", error)
+            if not self._surveyed:
+                self._surveyed = True
+                self.wake()
+            await self.clock.sleep(SURVEY_APART_S)
+            every_s = SURVEY_EVERY_S if self.settings.host.budget_kib is None else SURVEY_RARELY_S
+            with trio.move_on_after(every_s - SURVEY_APART_S):
+                await self._survey_now.wait()
+
+    def _managed(self) -> frozenset[int]:
+        """The processes of our guests."""
+        pids = (attendant.record.vm.qemu_pid for attendant in self.guests)
+        return frozenset(pid for pid in pids if pid is not None)
+
+    def _unplaced_kib(self) -> int:
+        """Booked for guests whose process is not known."""
+        guests = self.snapshot.guests if self.snapshot is not None else ()
+        return sum(guest.booking.booked_kib for guest in guests if guest.vm.qemu_pid is None)
 
     def wake(self, urgent: bool = False) -> None:
         """Facts have changed that a decision should not wait for."""
@@ -266,6 +318,7 @@ class Coordinator:
             if not self.observe and (set_kib := self.ledger.set_by_another_kib(attendant.record.name)) is not None:
                 self._operations.give_way(attendant.record.name, set_kib)
         self._watch_overdraft(decision, now_s)
+        self._watch_refilled(snapshot)
         if self._recorder is not None:
             value = {"snapshot": snapshot_to_json(snapshot), "decision": decision_to_json(decision)}
             self._recorder.record("turn", now_s, value)
@@ -276,7 +329,14 @@ class Coordinator:
     def _take_snapshot(self, now_s: float) -> Snapshot:
         facts = self._host_memory.facts()
         self._watch_host(facts, now_s)
-        budget = budget_kib(self.settings.host, facts)
+        guests = tuple(attendant.record.snapshot(now_s) for attendant in self.guests)
+        parts = budget_parts(self.settings.host, facts, self._budget_watch)
+        budget = parts.budget_kib
+        if parts.set_kib is None and not self._surveyed:  # no room before it is known who else is here, and no excess
+            budget = min(budget, sum(guest.booking.booked_kib for guest in guests))
+        survey = self._budget_watch.survey
+        if survey is not None and survey.managed != self._managed():
+            self._survey_now.set()
         return Snapshot(
             now_s=now_s,
             host=HostSnapshot(
@@ -287,8 +347,10 @@ class Coordinator:
                 self._host_watch.state,
                 self._host_watch.lacking_kib,
                 self._host_watch.why,
+                budget_parts=parts,
+                refills=survey.refills if survey is not None else None,
             ),
-            guests=tuple(_taken_seriously(attendant.record.snapshot(now_s)) for attendant in self.guests),
+            guests=tuple(_taken_seriously(guest) for guest in guests),
             observe=self.observe,
         )
 
@@ -302,6 +364,13 @@ class Coordinator:
         calm = not self._overdraft.alarm
         if said := self._overdraft.turn(decision.overdrawn_kib, decision.overdrawn_cause, now_s):
             log.log(logging.ERROR if calm and self._overdraft.alarm else logging.WARNING, "%s", said)
+
+    def _watch_refilled(self, snapshot: Snapshot) -> None:
+        """Say once of each guest that it resides above its balloon's size."""
+        flagged = {guest.name: guest for guest in snapshot.guests if refilled.is_flagged(guest, snapshot.now_s)}
+        for name in flagged.keys() - self._refilled:
+            log.warning("%s: %s", name, refilled.in_words(flagged[name], snapshot.host.refills, snapshot.now_s))
+        self._refilled = set(flagged)
 
     async def _stop(self) -> None:
         async with trio.open_nursery() as nursery:

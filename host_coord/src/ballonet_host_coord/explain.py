@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from . import refilled
 from .arbiter import enter, one_iteration
+from .budget import in_words
 from .host_state import effective_slider
-from .model import Decision, GuestDecision, GuestSnapshot, HostState, Phase, Rule, Snapshot
+from .model import BudgetParts, Decision, GuestDecision, GuestSnapshot, HostState, Phase, Rule, Snapshot
 from .pace import TOLERANCE_KIB
 from .snapshot import decision_to_json
 from .what_if import Change, what_if
@@ -67,6 +69,8 @@ class Inputs:
     assigned_kib: int
     overhead_kib: int
     claimed: bool
+    above: str
+    """That it resides above its balloon's size for long, and what it may be; empty where it does not."""
     use_kib: int | None
     committed_kib: int | None
     cache_kib: int | None
@@ -148,6 +152,9 @@ class HostExplanation:
     state: HostState
     state_why: str
     observe: bool
+    budget_why: str
+    """The sum that it is, or what of it is not there."""
+    budget_parts: BudgetParts | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +202,7 @@ def _guest(
         buffer_percent=decided.buffer_percent,
         held=party.hold_reason,
         why=decided.why,
-        inputs=_inputs(guest, snapshot.now_s),
+        inputs=_inputs(guest, snapshot),
         holders=_holders(snapshot, guest.name) if unmet else (),
         changes=what_if(snapshot, guest.name) if deep else None,
     )
@@ -223,7 +230,8 @@ def _without_headroom(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, host=replace(snapshot.host, headroom_kib=0))
 
 
-def _inputs(guest: GuestSnapshot, now_s: float) -> Inputs:
+def _inputs(guest: GuestSnapshot, snapshot: Snapshot) -> Inputs:
+    now_s = snapshot.now_s
     demand, report, wish = guest.demand, guest.report, guest.wish
     return Inputs(
         report=report.kind.value if report else None,
@@ -234,6 +242,7 @@ def _inputs(guest: GuestSnapshot, now_s: float) -> Inputs:
         assigned_kib=guest.booking.assigned_kib,
         overhead_kib=guest.booking.overhead_kib,
         claimed=guest.booking.claimed,
+        above=refilled.in_words(guest, snapshot.host.refills, now_s),
         use_kib=demand.use_kib if demand else None,
         committed_kib=demand.committed_kib if demand else None,
         cache_kib=demand.cache_kib if demand else None,
@@ -298,6 +307,8 @@ def _host(snapshot: Snapshot, decision: Decision) -> HostExplanation:
         state=host.state,
         state_why=host.state_why,
         observe=snapshot.observe,
+        budget_why=in_words(host.budget_parts) if host.budget_parts else "",
+        budget_parts=host.budget_parts,
     )
 
 

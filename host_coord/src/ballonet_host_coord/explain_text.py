@@ -20,6 +20,8 @@ INDENT = 10
 def render_explained(explained: Explained, width: int = 80) -> str:
     """All of it, sizes in MiB."""
     lines = list(_wrapped(_host(explained.host), width, ""))
+    if explained.host.budget_why:
+        lines += _wrapped(printable(explained.host.budget_why), width, "")
     if explained.differs:
         lines += _wrapped(explained.differs, width, "")
     for guest in explained.guests:
@@ -82,7 +84,7 @@ def _paragraphs(guest: Explanation, host: HostExplanation) -> Iterator[tuple[str
     yield "books", (
         f"actual {_mib(known.actual_kib)}, resident {_mib(known.resident_kib)}, target in force "
         f"{_mib(known.target_in_force_kib)}, booked {_mib(known.assigned_kib)} + {_mib(known.overhead_kib)} overhead"
-        f"{' (the claim of its boot)' if known.claimed else ''}"
+        f"{' (the claim of its boot)' if known.claimed else ''}{f'; {known.above}' if known.above else ''}"
     )
     if guest.holders:
         yield "held by", _held_by(guest.holders, host)

@@ -30,6 +30,7 @@ from .model import (
     VmFacts,
     Wish,
 )
+from .refilled import above_since_s
 from .session import AgentSession
 
 AGENT_GONE_S = 60.0
@@ -58,6 +59,9 @@ class GuestRecord:
         self.tuned = DEFAULT_TUNING
         self.demand_model = DemandModel.BALLONET
         self.detail = "not seen yet"
+        self.limit_kib: int | None = None
+        """Of its QEMU's cgroup, where we have set one."""
+        self.limit_fault = ""
         self.notes: tuple[str, ...] = ()
         """What of its settings could not be taken as it was given."""
         self._unseen = True
@@ -65,6 +69,7 @@ class GuestRecord:
         self._answered = False
         self._ran_s = float("-inf")
         """When a machine that waited ran its first instruction: its boot began then, not with its process."""
+        self._above_since_s: float | None = None
         self._estimate: Estimate | None = None
         self._report: UsageReport | None = None
         self._agent_report_s = float("-inf")
@@ -78,7 +83,8 @@ class GuestRecord:
     @property
     def said(self) -> str:
         """For the guest's line in `status`; empty when there is nothing to say."""
-        return "; ".join(dict.fromkeys([*([self.detail] if self.detail else []), *self.notes]))
+        said = dict.fromkeys((self.detail, self.limit_fault, *self.notes))
+        return "; ".join(text for text in said if text)
 
     @property
     def name(self) -> str:
@@ -88,6 +94,11 @@ class GuestRecord:
     def hidden_kib(self) -> int:
         """What its agent does not know of its size: it is spoken to in sizes that are smaller by this."""
         return hidden_kib(self._estimate, self.vm) if self._estimate is not None else 0
+
+    @property
+    def is_unseen(self) -> bool:
+        """Nobody has looked yet."""
+        return self._unseen
 
     # --- facts in ----------------------------------------------------------------------------------------
 
@@ -117,6 +128,7 @@ class GuestRecord:
         unwatched = residency is None and vm.run_state is not RunState.SHUTDOWN
         self.detail = "residency unknown: booked by its balloon's word alone" if unwatched else ""
         self._answered = self._answered or boot_answered(self.vm, self._agent_report())
+        self._above_since_s = above_since_s(self._above_since_s, self.vm, residency, self._answered, now_s)
         self._take_statistics(now_s)
         return command
 
@@ -216,6 +228,8 @@ class GuestRecord:
             uncooperative=self._ledger.is_uncooperative(self.name, now_s),
             refuses=self._ledger.refuses(self.name),
             forced=self._ledger.is_forced(self.name),
+            above_since_s=self._above_since_s,
+            limit_kib=self.limit_kib,
             unseen=self._unseen,
             waiting_to_start=(
                 self.vm.run_state is RunState.PRELAUNCH and self.settings.start_when_it_fits and not started
@@ -237,6 +251,7 @@ class GuestRecord:
 
     def _forget_boot(self) -> None:
         self._ran_s = float("-inf")
+        self._above_since_s = None
         self._answered = False
         self._estimate = None
         self._report = None

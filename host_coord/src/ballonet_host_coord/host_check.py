@@ -9,11 +9,11 @@ nothing is overdrawn by it, and every kernel is delivered that way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .booking import budget_kib
+from .budget import budget_parts, in_words
 from .finding import Finding, Level
-from .model import HostFacts, Settings
+from .model import BudgetParts, Enforce, HostFacts, Settings
 from .settings_values import exact
 
 MUCH_SWAPPED_KIB = 65536
@@ -64,6 +64,8 @@ class HostSight:
     memory: HostFacts | None = None
     memory_of_service: bool = False
     """`memory` is the service's own sight, with its cgroup; else the caller's."""
+    parts: BudgetParts | None = None
+    """The running service's budget, which has counted who else holds memory."""
     huge_pages: str = ""
     """transparent_hugepage/enabled: always, madvise or never."""
     max_ptes_none: int | None = None
@@ -98,6 +100,7 @@ def host_findings(settings: Settings, sight: HostSight, resident_kib: int | None
         *_ksm(sight),
         _psi(sight),
         _swap(sight),
+        *_enforcement(settings, sight),
         *_overcommit(settings, sight),
     ]
 
@@ -160,7 +163,10 @@ def _budget(settings: Settings, sight: HostSight, resident_kib: int | None) -> I
     if memory is None:
         yield Finding("budget", Level.HINT, "the host's memory cannot be read", "is /proc mounted?", unjudged=True)
         return
-    promised_kib = budget_kib(host, memory)
+    parts = budget_parts(host, memory)
+    if sight.parts is not None:  # with what the service has counted, and what the files say now
+        parts = replace(sight.parts, set_kib=host.budget_kib, reserve_kib=host.reserve_kib)
+    promised_kib = parts.budget_kib
     found = list(_too_much(settings, sight, memory, promised_kib))
     yield from found
     if any(finding.level is Level.PROBLEM for finding in found):
@@ -174,7 +180,9 @@ def _budget(settings: Settings, sight: HostSight, resident_kib: int | None) -> I
         mend = "what else runs on this host takes more than the reserve: lower [host] budget, or raise reserve"
         yield Finding("available", Level.HINT, text, mend)
     elif not found:
-        yield Finding("budget", Level.OK, f"{_mib(promised_kib)} of the host's {_mib(memory.total_kib)}")
+        text = f"{_mib(promised_kib)} of the host's {_mib(memory.total_kib)}"
+        said = in_words(parts) if sight.parts is not None else ""
+        yield Finding("budget", Level.OK, f"{text}: {said}" if said else text)
 
 
 def _too_much(settings: Settings, sight: HostSight, memory: HostFacts, promised_kib: int) -> Iterable[Finding]:
@@ -245,6 +253,15 @@ def _swap(sight: HostSight) -> Finding:
     )
     mend = "a smaller [host] budget or a larger reserve; vm.swappiness=1 keeps guests out of swap longer"
     return Finding("swap", Level.HINT, text, mend)
+
+
+def _enforcement(settings: Settings, sight: HostSight) -> Iterable[Finding]:
+    said = (value for _, keys in (("", settings.rules.defaults), *settings.rules.sections) for key, value in keys
+            if key == "enforce")  # fmt: skip
+    if Enforce.CGROUP not in {*said, *(guest.enforce for guest in settings.guests)} or sight.swap_total_kib:
+        return
+    text = "guests are held to their size by their cgroups, and the host has no swap: it can only slow them down"
+    yield Finding("enforce", Level.HINT, text, "give the host some swap, or take `enforce` away")
 
 
 def _overcommit(settings: Settings, sight: HostSight) -> Iterable[Finding]:

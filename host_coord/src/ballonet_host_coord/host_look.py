@@ -9,6 +9,7 @@ import stat
 from contextlib import suppress
 
 from .host_check import Caller, HostSight, PathSight
+from .host_survey import hugetlb_kib, meminfo_fields
 from .model import HostFacts, Settings
 from .ports import HostMemory, PortError
 
@@ -18,7 +19,7 @@ def look_at_host(
 ) -> HostSight:  # fmt: skip
     """The facts, the coordinator's and libvirt's answers apart."""
     pages = f"{sys_root}/kernel/mm"
-    meminfo = _meminfo(f"{proc_root}/meminfo")
+    meminfo = meminfo_fields(_text(f"{proc_root}/meminfo"))
     host = settings.host
     named = (("control", host.control_path), ("state", host.state_path), ("record", host.record_path))
     return HostSight(
@@ -26,7 +27,7 @@ def look_at_host(
         huge_pages=_selected(_line(f"{pages}/transparent_hugepage/enabled")),
         max_ptes_none=_count(_line(f"{pages}/transparent_hugepage/khugepaged/max_ptes_none")),
         ksm_runs=_line(f"{pages}/ksm/run") == "1",
-        hugetlb_kib=_hugetlb_kib(meminfo),
+        hugetlb_kib=hugetlb_kib(meminfo, sys_root),
         swap_total_kib=meminfo.get("SwapTotal", 0),
         swap_free_kib=meminfo.get("SwapFree", 0),
         overcommit=_count(_line(f"{proc_root}/sys/vm/overcommit_memory")),
@@ -95,23 +96,6 @@ def _is_group(name: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _meminfo(path: str) -> dict[str, int]:
-    fields = {}
-    for line in _text(path).splitlines():
-        name, _, value = line.partition(":")
-        count = _count(value.split()[0]) if value.split() else None
-        if count is not None:
-            fields[name] = count
-    return fields
-
-
-def _hugetlb_kib(meminfo: dict[str, int]) -> int:
-    """Of all sizes (Linux 4.15 and later), else of the default size."""
-    if "Hugetlb" in meminfo:
-        return meminfo["Hugetlb"]
-    return meminfo.get("HugePages_Total", 0) * meminfo.get("Hugepagesize", 0)
 
 
 def _refusal(path: str) -> str:

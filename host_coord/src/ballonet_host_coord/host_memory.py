@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from .model import HostFacts, Residency
+from .cgroups import Group, groups_of, read_optional
+from .host_survey import Surveyor, hugetlb_kib, meminfo_fields
+from .model import HostFacts, Residency, Survey
 from .ports import Clock, PortError
 from .residency import Mapping, ProcessMemory, guest_memory, parse_smaps, parse_status, split
 
@@ -36,6 +38,8 @@ SMAPS_MOVED_KIB = 16384
 """Movement that makes an older split doubtful: less than the smallest step that a balloon is moved by."""
 LOOK_WAITS_S = 1.0
 """For one process's smaps; 25 ms are usual."""
+GROUPS_AGE_S = 10.0
+"""How long it is believed which cgroup we are in."""
 SMAPS_SHARE = 0.05
 """Of our time, at the most, goes into reading smaps, whatever moves in however many guests."""
 
@@ -58,9 +62,13 @@ class _Seen:
 
 
 class ProcHostMemory:
-    def __init__(self, clock: Clock, *, proc_root: str = "/proc") -> None:
+    def __init__(self, clock: Clock, *, proc_root: str = "/proc", sys_root: str = "/sys") -> None:
         self._clock = clock
         self._root = proc_root
+        self._sys_root = sys_root
+        self._surveyor = Surveyor(proc_root, sys_root)
+        self._groups: list[Group] = []
+        self._groups_until_s = float("-inf")
         self._seen: dict[int, _Seen] = {}
         self._turn = trio.Lock()
         self._reading: set[int] = set()
@@ -69,21 +77,40 @@ class ProcHostMemory:
     def facts(self) -> HostFacts:
         """Raises PortError where there is no meminfo."""
         try:
-            meminfo = _fields(_read(f"{self._root}/meminfo"))
+            meminfo = meminfo_fields(_read(f"{self._root}/meminfo"))
             total_kib, available_kib = meminfo["MemTotal"], meminfo["MemAvailable"]
         except (OSError, KeyError, ValueError) as error:
             raise PortError(f"{self._root}/meminfo does not tell the host's memory: {error!r}") from error
-        some_us, full_us = parse_stall_totals(_read_optional(f"{self._root}/pressure/memory"))
-        cgroup_limit_kib, cgroup_used_kib = self._cgroup(total_kib)
+        some_us, full_us = parse_stall_totals(read_optional(f"{self._root}/pressure/memory"))
+        limits = self._limits(total_kib)
+        limit_kib, group = min(limits, key=lambda limit: limit[0]) if limits else (None, None)
         return HostFacts(
             total_kib=total_kib,
             available_kib=available_kib,
             psi_some_us=some_us,
             psi_full_us=full_us,
-            cgroup_limit_kib=cgroup_limit_kib,
-            cgroup_used_kib=cgroup_used_kib,
+            cgroup_limit_kib=limit_kib,
+            cgroup_used_kib=group.used_kib() if group is not None else None,
             read_s=self._clock.now(),
+            hugetlb_kib=hugetlb_kib(meminfo, self._sys_root),
         )
+
+    def _limits(self, total_kib: int) -> list[tuple[int, Group]]:
+        """The limits below the host's memory of our own memory cgroup and of those above it."""
+        now_s = self._clock.now()
+        if now_s >= self._groups_until_s:  # where we are hardly changes, and a host of containers has long tables
+            self._groups, self._groups_until_s = groups_of(self._root), now_s + GROUPS_AGE_S
+        limits = ((group.limit_kib(total_kib), group) for group in self._groups)
+        return [(limit_kib, group) for limit_kib, group in limits if limit_kib is not None]
+
+    async def survey(self, managed: Iterable[int]) -> Survey:
+        """Who holds the host's memory, in a thread. Raises PortError where there is no meminfo."""
+        now_s = self._clock.now()
+        pids = frozenset(managed)
+        try:
+            return await trio.to_thread.run_sync(self._surveyor.survey, pids, now_s, **_LEFT_BEHIND)
+        except (OSError, KeyError, ValueError) as error:
+            raise PortError(f"the host's memory cannot be surveyed: {error!r}") from error
 
     async def look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int = 0) -> None:
         """Read smaps where that is worth while, in a thread: the loop goes on meanwhile. One is read at a time; what
@@ -189,38 +216,6 @@ class ProcHostMemory:
         for pid in [pid for pid, seen in self._seen.items() if now_s > seen.next_s + 2 * SMAPS_AGE_S]:
             del self._seen[pid]
 
-    def _cgroup(self, total_kib: int) -> tuple[int | None, int | None]:
-        """(limit, used) of the tightest among our own memory cgroup and its parents; None where none is below the
-        host's memory."""
-        paths = cgroup_files(
-            _read_optional(f"{self._root}/self/cgroup"), _read_optional(f"{self._root}/self/mountinfo")
-        )
-        limits = []
-        for path in paths:
-            text = _read_optional(path).strip()
-            # Where there is no limit, version 2 says "max" and version 1 a number near 2^63.
-            if text.isdecimal() and int(text) // 1024 < total_kib:
-                limits.append((int(text) // 1024, path))
-        if not limits:
-            return None, None
-        limit_kib, path = min(limits)
-        return limit_kib, _cgroup_used_kib(path)
-
-
-def _cgroup_used_kib(limit_path: str) -> int | None:
-    """What a cgroup uses, file cache that can be dropped at once apart; None where its files do not say."""
-    folder, name = os.path.split(limit_path)
-    usage = "memory.current" if name == "memory.max" else "memory.usage_in_bytes"
-    text = _read_optional(os.path.join(folder, usage)).strip()
-    if not text.isdecimal():
-        return None
-    dropped_bytes = 0
-    for line in _read_optional(os.path.join(folder, "memory.stat")).splitlines():
-        key, _, value = line.partition(" ")
-        if key in ("inactive_file", "total_inactive_file") and value.isdecimal():
-            dropped_bytes = max(dropped_bytes, int(value))
-    return max(0, int(text) - dropped_bytes) // 1024
-
 
 def parse_stall_totals(text: str) -> tuple[int | None, int | None]:
     """Microseconds of `some` and `full` in the text of /proc/pressure/memory; None where it does not say."""
@@ -233,47 +228,6 @@ def parse_stall_totals(text: str) -> tuple[int | None, int | None]:
     return totals.get("some"), totals.get("full")
 
 
-def cgroup_files(cgroup: str, mountinfo: str) -> list[str]:
-    """The files that may limit our memory, ours first, from the texts of /proc/self/cgroup and mountinfo.
-
-    Both versions of cgroups, and both at once, are understood: each mount of a memory controller is looked through.
-    """
-    ours: dict[str, str] = {}  # "cgroup2" or "cgroup" -> our path in that hierarchy
-    for line in cgroup.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            ours["cgroup2"] = path
-        elif "memory" in controllers.split(","):
-            ours["cgroup"] = path
-    files = []
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        mount, kind = before.split(), after.split()
-        if len(mount) < 5 or len(kind) < 3 or kind[0] not in ours:
-            continue
-        if kind[0] == "cgroup" and "memory" not in kind[2].split(","):
-            continue
-        name = "memory.max" if kind[0] == "cgroup2" else "memory.limit_in_bytes"
-        root, top, path = mount[3], mount[4], ours[kind[0]]
-        # In a container only our own branch is mounted, and its path may be outside of what we see.
-        inside = path[len(root.rstrip("/")) :] if path == root or path.startswith(root.rstrip("/") + "/") else ""
-        parts = [part for part in inside.split("/") if part]
-        for depth in range(len(parts), -1, -1):
-            files.append(os.path.join(top, *parts[:depth], name))
-    return files
-
-
-def _fields(text: str) -> dict[str, int]:
-    """`Name:   123 kB` lines as numbers."""
-    fields = {}
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon and value.split():
-            fields[name] = int(value.split()[0])
-    return fields
-
-
 def _began_ticks(stat: str) -> int:
     # The name in brackets may hold anything; what follows its last bracket is numbers.
     return int(stat.rpartition(")")[2].split()[19])
@@ -282,10 +236,3 @@ def _began_ticks(stat: str) -> int:
 def _read(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
-
-
-def _read_optional(path: str) -> str:
-    try:
-        return _read(path)
-    except OSError:
-        return ""

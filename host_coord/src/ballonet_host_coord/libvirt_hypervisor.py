@@ -286,7 +286,8 @@ def live_and_defined(caller: Caller, uuid: str) -> tuple[str, str]:
 
 def _startup_kib(live: DomainXml, untrusted_defined: str) -> int:
     """What it boots with, as its definition says: in its live XML `currentMemory` is the balloon's present size, from
-    the first moment on (m). Of a transient domain it cannot be told; then all that it boots with. What may be plugged is for later."""
+    the first moment on (m). Of a transient domain it cannot be told; then all that it boots with.
+    What may be plugged is for later."""
     with suppress(DomainXmlError):
         if untrusted_defined:
             defined = parse_domain(untrusted_defined)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .agent_facts import NO_AGENT, AgentFacts, Consent, LinkState
+from .budget_values import Account, BudgetParts, Survey, UnmanagedGuest
 from .decision import (
     AskInflate,
     Command,
@@ -26,19 +28,34 @@ from .decision import (
     Status,
     TellDeflate,
 )
-from .settings import QUIET_REPORT_MS, DemandModel, GuestRules, GuestSettings, HostSettings, Settings, StopPolicy
+from .settings import (
+    QUIET_REPORT_MS,
+    DemandModel,
+    Enforce,
+    GuestRules,
+    GuestSettings,
+    HostSettings,
+    Settings,
+    StopPolicy,
+)
 from .slider import DEFAULT_SLIDER
 
 __all__ = [
     "QUIET_REPORT_MS",
+    "Account",
+    "AgentFacts",
     "AskInflate",
+    "BudgetParts",
     "Command",
+    "Consent",
     "Decision",
     "DemandModel",
+    "Enforce",
     "GuestDecision",
     "GuestRules",
     "GuestSettings",
     "HostSettings",
+    "LinkState",
     "Phase",
     "Rule",
     "SetTarget",
@@ -46,7 +63,9 @@ __all__ = [
     "StartVm",
     "Status",
     "StopPolicy",
+    "Survey",
     "TellDeflate",
+    "UnmanagedGuest",
 ]
 
 SNAPSHOT_VERSION = 1
@@ -201,6 +220,8 @@ class HostFacts:
     cgroup_used_kib: int | None = None
     """What that cgroup uses, file cache that can be dropped apart."""
     read_s: float = 0.0
+    hugetlb_kib: int = 0
+    """Set aside as huge pages of all sizes, used or not: no balloon moves them."""
 
 
 class HostState(StrEnum):
@@ -279,47 +300,6 @@ class Wish:
     """The INFLATE that hurts, where the guest blames one."""
 
 
-class LinkState(StrEnum):
-    """How the agent's channel stands."""
-
-    NONE = "none"
-    """No channel, or nobody answers on it."""
-    OPENING = "opening"
-    LIVE = "live"
-    UNRESPONSIVE = "unresponsive"
-    """Connected once and silent now, or three requests without an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Consent:
-    """The agent's answer to the INFLATE `gen`: it agrees to go down to `effective_kib`, until `expires_s`."""
-
-    gen: int
-    effective_kib: int
-    refused: bool
-    why: int
-    answered_s: float
-    expires_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class AgentFacts:
-    """What the channel knows of one guest's agent."""
-
-    link: LinkState = LinkState.NONE
-    session: int = 0
-    live_since_s: float = 0.0
-    """When the session became live; a report is fresh only in its own session."""
-    report_ms: int = 1000
-    boot_id: bytes | None = None
-    implementation: str = ""
-    capabilities: tuple[str, ...] = ()
-    consent: Consent | None = None
-    failed_gen: int = 0
-    """The newest request that was sent three times without an answer."""
-    detail: str = ""
-
-
 # --- what the coordinator makes of it -------------------------------------------------------------------
 
 
@@ -367,7 +347,7 @@ class GuestSnapshot:
     hypervisor_target_kib: int | None = None
     """The last target that was set and not overtaken by an act of the guest."""
     residency: Residency | None = None
-    agent: AgentFacts = AgentFacts()
+    agent: AgentFacts = NO_AGENT
     report: UsageReport | None = None
     demand: Demand | None = None
     wish: Wish | None = None
@@ -387,6 +367,10 @@ class GuestSnapshot:
     waiting_to_start: bool = False
     held_kib: int = 0
     """Room that a reservation holds for it, while it waits before its first instruction."""
+    above_since_s: float | None = None
+    """It has resided above its balloon's size since then (refilled.py)."""
+    limit_kib: int | None = None
+    """Of its QEMU's cgroup, where we have set one (enforcement.py)."""
     unseen: bool = False
     """Nobody has looked yet: whether it runs, and with how much, is unknown."""
 
@@ -416,6 +400,9 @@ class HostSnapshot:
     """Kept for machines that are about to start (reservations.py): held and pending."""
     held_kib: int = 0
     """The part of it that is held, so promised."""
+    budget_parts: BudgetParts | None = None
+    refills: bool | None = None
+    """khugepaged may fill balloons again; None where the kernel does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The eight ports between the coordinator and the world: what the decision needs, not how it is had.
+"""The nine ports between the coordinator and the world: what the decision needs, not how it is had.
 
 Each but discovery has a real and a simulated implementation. No type of trio, QMP, libvirt or psutil crosses them:
 values of `model` and the errors below do. Whatever blocks is `async`; whatever is called from the decision is not.
@@ -10,6 +10,7 @@ Hypervisor            qmp_hypervisor.QmpHypervisor            simulated.hypervis
 Discovery             libvirt_hypervisor.LibvirtHypervisor    -
 ReportSource          channel.AgentReports                    simulated.guest, the agent's core
 HostMemory            host_memory.ProcHostMemory              simulated.stores
+MemoryLimits          memory_limits.CgroupLimits              simulated.stores
 Clock                 clock.TrioClock                         the same, on trio's MockClock
 Recorder              recorder.FileRecorder                   simulated.stores.MemoryRecorder
 SettingsSource        config.TomlSettings                     simulated.stores.FixedSettings
@@ -19,14 +20,16 @@ StateStore            state_store.SqliteState                 simulated.stores.M
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from .enforcement import Cell
 from .model import (
     Domain,
     HostFacts,
     Residency,
     Settings,
+    Survey,
     UsageReport,
     VmEvent,
     VmFacts,
@@ -149,11 +152,24 @@ class HostMemory(Protocol):
         """Read what takes long. `residency` goes by the last look. `hotplug_kib`: how much of the RAM is a virtio-mem
         device's."""
 
+    async def survey(self, managed: Iterable[int]) -> Survey:
+        """Who holds the host's memory beside these processes, which are guests of ours. Raises PortError."""
+
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         """None where the process is gone or may not be read."""
 
     def is_alive(self, qemu_pid: int) -> bool:
         """Whether the process is there at all."""
+
+
+class MemoryLimits(Protocol):
+    """What the host's kernel lets one QEMU hold."""
+
+    async def look(self, qemu_pid: int) -> Cell:
+        """The group that holds this process and no other. Raises PortError where there is none."""
+
+    async def set(self, qemu_pid: int, folder: str, limit_kib: int | None) -> None:
+        """Limit the group while it holds this process alone; None takes the limit away. Raises PortError."""
 
 
 class Clock(Protocol):

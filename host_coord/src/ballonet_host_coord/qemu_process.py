@@ -1,14 +1,16 @@
-"""Finds the QEMU process of a libvirt domain: libvirt tells everything of a domain but its process.
+"""Finds QEMU processes: a libvirt domain's, since libvirt tells everything of it but that, and all on the host.
 
 The channel's socket would tell (`SO_PEERCRED` is QEMU's, m), but only to who connects, and it serves one client.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import psutil
@@ -91,3 +93,64 @@ def _uid(user: str) -> int | None:
         return pwd.getpwnam(user).pw_uid if user else None
     except KeyError:
         return None
+
+
+QEMU = re.compile(r"(qemu-system-[\w-]+|qemu-kvm|kvm)")
+LOOKS = 2
+"""A process may become a QEMU by exec() after it was seen first, and hardly later."""
+FORGET_LOOKS = 20
+
+
+class QemuFinder:
+    """Every QEMU on the host, by its program's name. A process that is none is looked at twice and then passed over,
+    so that a look costs little more than the list of the processes."""
+
+    def __init__(self) -> None:
+        self._looked: dict[int, int] = {}
+        self._looks = 0
+
+    def find(self) -> dict[int, str]:
+        """Process -> its guest's name, as its command line says: untrusted."""
+        self._looks += 1
+        if self._looks % FORGET_LOOKS == 0:  # a number may be another process's by now
+            self._looked.clear()
+        pids = psutil.pids()
+        found = {}
+        looked = {}
+        for pid in pids:
+            looks = self._looked.get(pid, 0)
+            if looks < LOOKS:
+                arguments = _qemu_arguments(pid)
+                if arguments is not None:
+                    found[pid] = guest_name(arguments) or f"QEMU {pid}"
+                    continue
+                looks += 1
+            looked[pid] = looks
+        self._looked = looked
+        return found
+
+
+def _qemu_arguments(pid: int) -> list[str] | None:
+    try:
+        process = psutil.Process(pid)
+        arguments: list[str] = process.cmdline()
+        if not arguments:
+            return None  # of the kernel, or a zombie
+        if QEMU.fullmatch(os.path.basename(arguments[0])):
+            return arguments
+        return arguments if QEMU.fullmatch(os.path.basename(process.exe())) else None
+    except psutil.Error:
+        return None
+
+
+def guest_name(arguments: Sequence[str]) -> str:
+    """What `-name` says; empty where there is none."""
+    for option, value in itertools.pairwise(arguments):
+        if option in ("-name", "--name"):
+            for number, part in enumerate(value.split(",")):
+                key, equals, said = part.partition("=")
+                if equals and key == "guest":
+                    return said
+                if not equals and number == 0:
+                    return part
+    return ""

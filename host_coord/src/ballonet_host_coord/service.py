@@ -19,6 +19,7 @@ from .coordinator import Coordinator
 from .host_memory import ProcHostMemory
 from .libvirt_hypervisor import LibvirtHypervisor, lock_directories
 from .libvirt_link import LibvirtLink
+from .memory_limits import CgroupLimits
 from .model import Settings
 from .notify import notify, watchdog_interval_s
 from .ports import Clock, PortError, SettingsSource
@@ -72,6 +73,7 @@ async def serve(
         HostRandomness(),
         observe=observe,
         discovery=libvirt,
+        limits=CgroupLimits(),
     )
     if on_ready is not None:
         on_ready(coordinator)

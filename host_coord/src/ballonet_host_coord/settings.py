@@ -24,6 +24,15 @@ class StopPolicy(StrEnum):
     DEFLATE = "deflate"
 
 
+class Enforce(StrEnum):
+    """Who sees to it that a guest holds no more than it was given."""
+
+    OFF = "off"
+    """Its balloon alone."""
+    CGROUP = "cgroup"
+    """The host's kernel too, by a limit of its QEMU's own cgroup (enforcement.py)."""
+
+
 class DemandModel(StrEnum):
     """How reports become demand."""
 
@@ -51,6 +60,7 @@ class GuestSettings:
     """Allows shrinking (never below committed) where deflate-on-oom is off."""
     start_when_it_fits: bool = True
     """A VM that waits before its first instruction (`-S`) gets its startup target and is continued."""
+    enforce: Enforce = Enforce.OFF
     qmp_path: str = ""
     channel_path: str = ""
 

@@ -15,7 +15,7 @@ from typing import Any
 from ballonet_protocol.limits import REPORT_LEAST_MS, REPORT_MOST_MS
 from ballonet_protocol.units import parse_size
 
-from .model import DemandModel, StopPolicy
+from .model import DemandModel, Enforce, StopPolicy
 from .slider import MOST_SLIDER
 
 MOST_SOCKET_PATH_BYTES = 107
@@ -126,6 +126,7 @@ DEFAULT_KEYS: Table = {
     "overhead": ("overhead_kib", read_size_or_nothing),
     "shrink_without_deflate_on_oom": ("shrink_without_deflate_on_oom", read_yes_or_no),
     "start_when_it_fits": ("start_when_it_fits", read_yes_or_no),
+    "enforce": ("enforce", one_of(Enforce)),
 }
 GUEST_KEYS: Table = {"qmp": ("qmp_path", read_socket), "channel": ("channel_path", read_socket), **DEFAULT_KEYS}
 

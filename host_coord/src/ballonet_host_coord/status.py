@@ -88,6 +88,8 @@ def _host(host: Mapping[str, Any], width: int) -> list[str]:
         + (f", slider {host['slider']}" if "slider" in host else "")
     )
     said = [facts]
+    if host.get("budget_why"):
+        said.append(_word(host["budget_why"]))
     if host.get("state", "easy") != "easy":
         said.append(f"host memory is {_word(host.get('state')).upper()}: {_word(host.get('state_why'))}")
     if host.get("overdrawn_kib"):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from . import refilled
+from .budget import in_words
 from .model import Decision, GuestDecision, GuestSnapshot, LinkState, Phase, RunState, Snapshot
 
 
 def summarise(snapshot: Snapshot, decision: Decision, details: dict[str, str], alarm: str) -> dict[str, Any]:
     """The answer to "status". `details` says per guest what its hypervisor connection complains of."""
-    facts = snapshot.host.facts
+    facts, parts = snapshot.host.facts, snapshot.host.budget_parts
     return {
         "host": {
             "budget_kib": decision.budget_kib,
+            "budget_why": in_words(parts) if parts else "",
+            "budget_parts": asdict(parts) if parts else None,
             "booked_kib": decision.booked_kib,
             "headroom_kib": decision.headroom_kib,
             "headroom_free_kib": decision.headroom_free_kib,
@@ -26,13 +31,14 @@ def summarise(snapshot: Snapshot, decision: Decision, details: dict[str, str], a
             "alarm": alarm,
         },
         "guests": [
-            _guest(guest, decided, details.get(guest.name, ""))
+            _guest(guest, decided, details.get(guest.name, ""), snapshot)
             for guest, decided in zip(snapshot.guests, decision.guests, strict=True)
         ],
     }
 
 
-def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[str, Any]:
+def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str, snapshot: Snapshot) -> dict[str, Any]:
+    above = refilled.in_words(guest, snapshot.host.refills, snapshot.now_s)
     demand = guest.demand
     there = guest.vm.run_state not in (RunState.ABSENT, RunState.SHUTDOWN)
     assigned_kib = guest.booking.assigned_kib
@@ -48,6 +54,7 @@ def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[st
         "resident_kib": guest.residency.resident_kib if guest.residency else None,
         "overhead_kib": guest.booking.overhead_kib,
         "booked_kib": guest.booking.booked_kib,
+        "limit_kib": guest.limit_kib,
         "use_kib": demand.use_kib if demand else None,
         "demand_kib": demand.demand_kib if demand else None,
         "committed_kib": demand.committed_kib if demand else None,
@@ -56,13 +63,14 @@ def _guest(guest: GuestSnapshot, decided: GuestDecision, detail: str) -> dict[st
         "psi_full_percent": _percent(demand.psi_full_ratio) if demand else None,
         "target_kib": decided.target_kib if there else None,
         "want_kib": decided.want_kib if there else None,
-        "state": _state(guest, decided),
+        "state": _state(guest, decided, bool(above)),
+        "resides_above": bool(above),
         "agent": _agent(guest),
-        "why": f"{decided.why} ({detail})" if detail else decided.why,
+        "why": "; ".join(text for text in (f"{decided.why} ({detail})" if detail else decided.why, above) if text),
     }
 
 
-def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
+def _state(guest: GuestSnapshot, decided: GuestDecision, above: bool) -> str:
     state = guest.vm.run_state
     if guest.unseen:
         return "unseen"
@@ -80,6 +88,8 @@ def _state(guest: GuestSnapshot, decided: GuestDecision) -> str:
         return "uncooperative"
     if guest.stuck_since_s is not None:
         return "stuck"
+    if above:
+        return "over actual"
     if guest.hypervisor_target_kib is not None and abs(guest.hypervisor_target_kib - guest.vm.actual_kib) > 1024:
         return "growing" if guest.hypervisor_target_kib > guest.vm.actual_kib else "shrinking"
     return "steady" if decided.phase is Phase.HOLD or decided.status.value == "OK" else "short"

@@ -20,7 +20,7 @@ from .channels import MemoryChannel, UnixChannel
 from .guest import SimulatedAgent
 from .hypervisor import SimulatedDiscovery, SimulatedHypervisor, SimulatedVm
 from .machine import Character, SimulatedMachine
-from .stores import CountedRandomness, MemoryState, SimulatedHostMemory
+from .stores import CountedRandomness, MemoryState, SimulatedHostMemory, SimulatedLimits
 
 
 class House:
@@ -56,6 +56,7 @@ class House:
             self.agents[guest.name] = SimulatedAgent(machine)
         self.discovery = SimulatedDiscovery(self.vms.values()) if discovered else None
         self.host_memory = SimulatedHostMemory(total_kib, list(self.machines.values()))
+        self.limits = SimulatedLimits(list(self.machines.values()))
         self.coordinator = self.new_coordinator(observe)
 
     def new_coordinator(self, observe: bool = False) -> Coordinator:
@@ -70,6 +71,7 @@ class House:
             CountedRandomness(),
             observe=observe,
             discovery=self.discovery,
+            limits=self.limits,
         )
 
     async def live(self) -> None:

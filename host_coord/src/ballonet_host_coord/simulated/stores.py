@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
-from ballonet_host_coord.model import HostFacts, Residency, Settings
+import trio
+
+from ballonet_host_coord.budget import HOST_ACCOUNT
+from ballonet_host_coord.enforcement import Cell
+from ballonet_host_coord.model import Account, HostFacts, Residency, Settings, Survey
+from ballonet_host_coord.ports import PortError
 
 from .machine import SimulatedMachine
 
@@ -19,13 +25,19 @@ class SimulatedHostMemory:
     def __init__(self, total_kib: int, machines: list[SimulatedMachine]) -> None:
         self._total_kib = total_kib
         self._machines = machines
+        self.others_kib = 0
+        """What processes hold that are no machines of ours."""
 
     def facts(self) -> HostFacts:
         held_kib = sum(machine.resident_kib + QEMU_KIB for machine in self._machines)
-        return HostFacts(total_kib=self._total_kib, available_kib=max(0, self._total_kib - held_kib))
+        return HostFacts(total_kib=self._total_kib, available_kib=max(0, self._total_kib - held_kib - self.others_kib))
 
     async def look(self, qemu_pid: int, ram_kib: int, hotplug_kib: int = 0) -> None:
         """A simulated process hides nothing."""
+
+    async def survey(self, managed: Iterable[int]) -> Survey:
+        account = Account(HOST_ACCOUNT, self._total_kib, others_kib=self.others_kib)
+        return Survey(trio.current_time(), (account,), managed=frozenset(managed))
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         for machine in self._machines:
@@ -35,6 +47,26 @@ class SimulatedHostMemory:
 
     def is_alive(self, qemu_pid: int) -> bool:
         return any(machine.qemu_pid == qemu_pid and not machine.ended for machine in self._machines)
+
+
+class SimulatedLimits:
+    """Each machine in a cgroup of its own, whose limit is only remembered."""
+
+    def __init__(self, machines: list[SimulatedMachine]) -> None:
+        self._machines = machines
+        self.limits: dict[str, int] = {}
+        """Machine -> KiB, while there is a limit."""
+
+    async def look(self, qemu_pid: int) -> Cell:
+        for machine in self._machines:
+            if machine.qemu_pid == qemu_pid:
+                return Cell(machine.name, 2, self.limits.get(machine.name), machine.resident_kib + QEMU_KIB)
+        raise PortError("its limit cannot be set: no such process")
+
+    async def set(self, qemu_pid: int, folder: str, limit_kib: int | None) -> None:
+        self.limits.pop(folder, None)
+        if limit_kib is not None:
+            self.limits[folder] = limit_kib
 
 
 class FixedSettings:
