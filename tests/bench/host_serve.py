@@ -224,7 +224,7 @@ def main() -> None:
         import libvirt
 
         watch.watch_libvirt(libvirt)
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.thread_time)  # the machine may be busy with other things
     trio.run(run, spec, watch, profile, strict_exception_groups=True)
     if spec.get("profile"):
         profile.disable()

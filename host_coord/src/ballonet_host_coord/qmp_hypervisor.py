@@ -1,7 +1,8 @@
 """The hypervisor port over QMP: one monitor socket per VM, as the settings name them.
 
 What cannot change while a connection lasts (balloon device, RAM, deflate-on-oom, which ports are not the agent's) is
-read when it is made; `facts` then takes four commands, about 4 ms.
+read when it is made; `facts` then takes four commands. They go out in one write: apart they cost the coordinator half
+as much again (DESIGN.md, section 16).
 
 Needs of each VM: a QMP socket of our own (a monitor has one client), and a virtio balloon::
 
@@ -157,13 +158,19 @@ class QmpVm:
     async def facts(self) -> VmFacts:
         async with self._facts_lock:
             connection = self._connected()
-            status = await self._ask("query-status", "status", str)
-            actual_bytes = await self._ask("query-balloon", "actual", int)
-            await self._read_statistics(connection.balloon)
-            run_state = RUN_STATES.get(status, RunState.PAUSED)
-            if run_state in (RunState.RUNNING, RunState.PAUSED) and await self._leaving():
-                run_state = RunState.MIGRATING
+            said, size, migration, shown = await self._commands(
+                ("query-status", None),
+                ("query-balloon", None),
+                ("query-migrate", None),
+                ("qom-get", {"path": connection.balloon, "property": "guest-stats"}),
+            )
+            status = self._value("query-status", said, "status", str)
+            actual_bytes = self._value("query-balloon", size, "actual", int)
             now_s = self._clock.now()
+            self._read_statistics(shown, now_s)
+            run_state = RUN_STATES.get(status, RunState.PAUSED)
+            if run_state in (RunState.RUNNING, RunState.PAUSED) and _is_leaving(self._granted(migration)):
+                run_state = RunState.MIGRATING
             if self._arriving and status not in ARRIVING:
                 self._boots.migrated_in(now_s)
             self._arriving = status in ARRIVING
@@ -226,17 +233,28 @@ class QmpVm:
             raise VmGone(f"{self._settings.name}: not connected")
         return self._connection
 
-    async def _command(self, name: str, arguments: dict[str, Any] | None = None) -> Any:
+    async def _commands(self, *wanted: tuple[str, dict[str, Any] | None]) -> list[Any]:
+        """For each its answer, or the QmpError with which it was refused."""
         try:
-            return await self._connected().client.command(name, arguments)
+            return await self._connected().client.commands(*wanted)
         except (QmpClosed, QmpTimeout) as error:
             raise VmGone(f"{self._settings.name}: {error}") from error
-        except QmpError as error:
-            raise PortError(f"{self._settings.name}: {error}") from error
+
+    async def _command(self, name: str, arguments: dict[str, Any] | None = None) -> Any:
+        (answer,) = await self._commands((name, arguments))
+        return self._granted(answer)
+
+    def _granted(self, answer: Any) -> Any:
+        if isinstance(answer, QmpError):
+            raise PortError(f"{self._settings.name}: {answer}") from answer
+        return answer
 
     async def _ask(self, command: str, name: str, kind: type[_T]) -> _T:
         """One value of a command's answer. Raises PortError where what answers does not answer like QEMU."""
-        reply = await self._command(command)
+        return self._value(command, await self._command(command), name, kind)
+
+    def _value(self, command: str, answer: Any, name: str, kind: type[_T]) -> _T:
+        reply = self._granted(answer)
         value = reply.get(name) if isinstance(reply, dict) else None
         if not isinstance(value, kind):
             raise PortError(f"{self._settings.name}: {command} has no proper {name!r}; is this QEMU's monitor?")
@@ -271,18 +289,10 @@ class QmpVm:
         }
         await self._command("qom-set", interval)
 
-    async def _read_statistics(self, balloon: str) -> None:
-        shown = await self._property(balloon, "guest-stats")
+    def _read_statistics(self, shown: Any, now_s: float) -> None:
         if isinstance(shown, dict) and type(shown.get("last-update")) is int:
             values = shown.get("stats")
-            self._boots.statistics_read(
-                shown["last-update"], values if isinstance(values, dict) else {}, self._clock.now()
-            )
-
-    async def _leaving(self) -> bool:
-        """Whether an outgoing migration is under way; QEMU calls such a machine running until its last moment."""
-        reply = await self._command("query-migrate")
-        return isinstance(reply, dict) and reply.get("status", "none") not in MIGRATION_OVER
+            self._boots.statistics_read(shown["last-update"], values if isinstance(values, dict) else {}, now_s)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         """Called in the order of QEMU's words, before any later reply is returned."""
@@ -290,6 +300,11 @@ class QmpVm:
             stamp = event.get("timestamp")
             seconds = stamp.get("seconds") if isinstance(stamp, dict) else None
             self._boots.reset(self._clock.now(), seconds if isinstance(seconds, int) else 0)
+
+
+def _is_leaving(migration: Any) -> bool:
+    """Whether an outgoing migration is under way; QEMU calls such a machine running until its last moment."""
+    return isinstance(migration, dict) and migration.get("status", "none") not in MIGRATION_OVER
 
 
 def _event_kind(event: dict[str, Any], other_ports: set[str]) -> VmEventKind | None:
