@@ -7,6 +7,7 @@ wakes at the earliest of what the agents, the balloons and the workloads wait fo
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 import os
@@ -37,6 +38,8 @@ BUSY_S = 0.1
 """While a balloon moves or a workload waits the machine is looked at this often."""
 EVENT_APART_S = 1.0
 """QEMU tells of a balloon's size no more often."""
+SYSTEM_KIB = 270 * MIB
+"""What a guest has in use beside its workload. It begins with that and its buffer, as a guest that has been served."""
 TOLD_KIB = 2 * MIB
 """What a process holds is written anew when it has changed by this."""
 BALLOON = "/machine/peripheral/balloon0"
@@ -59,10 +62,9 @@ class Guest:
         machine.start()
         self._base_kib = int(self._random.uniform(*spec["base_mib"]) * MIB)
         machine.work(self._base_kib, now_s - 10)
-        machine.set_target(spec["start_kib"], now_s - 10)
+        machine.set_target(int((self._base_kib + SYSTEM_KIB) * 1.2), now_s - 10)
         machine.advance(now_s)
-        table.target_kib[number] = spec["start_kib"]
-        self._target_kib = spec["start_kib"]
+        table.target_kib[number] = self._target_kib = machine.target_kib
         self._process = RecordedProcess(Path(spec["folder"]) / "proc", number, spec["ram_kib"])
         self._told_kib = -TOLD_KIB
         self._pressed = self._demands = False
@@ -197,7 +199,7 @@ class Guest:
         try:
             if self._channel.send(frame) == len(frame):
                 return
-        except BlockingIOError:
+        except OSError:
             pass
         table.lost_frames[number] += 1
 
@@ -219,7 +221,8 @@ class Guest:
 
     def _say(self, message: dict[str, Any]) -> None:
         if self._monitor is not None:
-            self._monitor.send(json.dumps(message).encode() + b"\r\n")
+            with contextlib.suppress(OSError):  # it has left: that is heard next
+                self._monitor.send(json.dumps(message).encode() + b"\r\n")
 
     def _answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if name == "balloon":

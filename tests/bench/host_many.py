@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from figures import Figure, Findings
 from host_proc import write_host
@@ -25,6 +25,7 @@ from host_table import Table
 HERE = Path(__file__).parent
 MIB = 1024
 PER_PROCESS = 50
+WRITES = "qmp (writes)"
 READY_WITHIN_S = 120.0
 ANSWER_WITHIN_S = 30.0
 EACH_KIB = 640 * MIB
@@ -112,10 +113,10 @@ class Served:
 
 
 @contextmanager
-def served(spec: Path, stderr: IO[str] | None = None) -> Iterator[Served]:
+def served(spec: Path) -> Iterator[Served]:
     process = subprocess.Popen(
         [sys.executable, str(HERE / "host_serve.py"), str(spec)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdin is not None
     try:
@@ -129,7 +130,8 @@ def served(spec: Path, stderr: IO[str] | None = None) -> Iterator[Served]:
 
 def busy_s() -> float:
     """Seconds that all processors of the machine have worked."""
-    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    ticks = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, ticks[:7])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
@@ -148,8 +150,7 @@ def play(load: Load, port: str, profile: bool = False) -> Course:
         for process in agents:
             assert process.stdout is not None
             process.stdout.readline()
-        errors = stack.enter_context(open(folder / "errors", "w+")) if profile else None
-        with served(spec, errors) as coordinator:
+        with served(spec) as coordinator:
             course.ready_s = coordinator.until_live(load.count)
             time.sleep(load.warm_s)
             course.first = coordinator.ask("profile" if profile else "count")
@@ -165,9 +166,8 @@ def play(load: Load, port: str, profile: bool = False) -> Course:
             process.terminate()
             assert process.stdout is not None
             course.agents_cpu_s += json.loads(process.stdout.readline())["cpu_s"]
-        if errors is not None:
-            errors.seek(0)
-            course.profile = errors.read()
+        if profile:
+            course.profile = (folder / "profile").read_text()
     return course
 
 
@@ -198,7 +198,6 @@ def write_spec(folder: Path, load: Load, port: str, profile: bool) -> Path:
         "profile": profile,
         "count": load.count,
         "ram_kib": sizes["maximum_kib"],
-        "start_kib": sizes["startup_kib"],
         "names": names,
         "host": {
             "budget_kib": budget_kib,
@@ -231,7 +230,10 @@ def add(findings: Findings, bench: str, course: Course) -> None:
     one("CPU per guest-second", "us", course.grown("cpu_s") / course.guest_seconds * 1e6)
     one("of it the loop's thread", "us", course.grown("loop_cpu_s") / course.guest_seconds * 1e6)
     calls = course.calls()
+    writes = calls.pop(WRITES, 0)
     one("calls per guest-second", "count", sum(calls.values()) / course.guest_seconds)
+    if writes:
+        one("of them in one write", "count", sum(calls.values()) / writes)
     for name, times in sorted(calls.items(), key=lambda entry: -entry[1]):
         one(f"calls: {name}", "1/s", times / course.seconds)
     one("turns", "1/s", course.grown("turns") / course.seconds)
