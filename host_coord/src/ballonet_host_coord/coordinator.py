@@ -51,6 +51,9 @@ DECIDE_EVERY_S = 1.0
 DISCOVER_AGAIN_S = 2.0
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
+DECIDE_SHARE = 0.2
+"""Of the loop's time, at the most, goes into turns that nobody asked for with a DEMAND: with very many guests some
+move at any time, and each would have a turn for each of its reports."""
 
 
 class Coordinator:
@@ -180,16 +183,18 @@ class Coordinator:
 
     async def _decide_for_ever(self) -> None:
         next_s = self.clock.now()
+        turn_s = 0.0
         while True:
             with trio.move_on_at(next_s):
                 await self._wake.wait()
                 if not self._urgent:
-                    with trio.move_on_after(DECIDE_APART_S):
+                    with trio.move_on_after(max(DECIDE_APART_S, turn_s / DECIDE_SHARE)):
                         await self._wait_urgent()
             self._wake = trio.Event()
             self._urgent = False
             now_s = self.clock.now()
             self.turn(now_s)
+            turn_s = self.clock.now() - now_s
             next_s = max(next_s + DECIDE_EVERY_S, now_s) if now_s >= next_s else next_s
             await trio.lowlevel.checkpoint()
 
