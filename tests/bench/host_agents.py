@@ -1,8 +1,8 @@
 """`python host_agents.py SPEC FIRST COUNT`: some guests of the host's benchmark, in a process of their own.
 
-Each is the agent's own core on the machine of the simulator (`simulated/machine.py`, whose speeds were measured), behind
-the two Unix sockets that a QEMU has: the agent's channel and a monitor. Nobody sleeps on behalf of anybody: one loop
-wakes at the earliest of what the agents, the balloons and the workloads wait for. SPEC is a JSON file, see host_many.py.
+Each is behind the two Unix sockets that a QEMU has: the agent's channel and a monitor. Nobody sleeps on behalf of
+anybody: one loop wakes at the earliest of what the agents, the balloons and the workloads wait for. SPEC is a JSON
+file, see host_many.py.
 """
 
 from __future__ import annotations
@@ -17,29 +17,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from host_guest import MIB, SYSTEM_KIB, LightAgent, Machine
 from host_proc import RecordedProcess
 from host_table import Table
 
-from ballonet_guest_agent.actions import Identity, Instant, TakeSample, Write
-from ballonet_guest_agent.agent import Agent
-from ballonet_guest_agent.config import AgentSettings
-from ballonet_guest_agent.sample import Sample
-from ballonet_host_coord.simulated.machine import Character, SimulatedMachine
-from ballonet_protocol import Demand
-
-MIB = 1024
-UP_S = 3600.0
-"""How long the guests have been up: nothing in them settles any more."""
 BUSY_S = 0.1
 """While a balloon moves or a workload waits the machine is looked at this often."""
 EVENT_APART_S = 1.0
 """QEMU tells of a balloon's size no more often."""
-SYSTEM_KIB = 270 * MIB
-"""What a guest has in use beside its workload. It begins with that and its buffer, as a guest that has been served."""
 TOLD_KIB = 2 * MIB
 """What a process holds is written anew when it has changed by this."""
 BALLOON = "/machine/peripheral/balloon0"
@@ -57,32 +46,19 @@ class Guest:
         self._loop = loop
         self._random = random.Random(number)
         self._spec = spec
-        self.machine = machine = SimulatedMachine(f"g{number}", spec["ram_kib"], now_s - 10, Character(boot_s=0.001))
-        machine.on_press = self._press
-        machine.start()
         self._base_kib = int(self._random.uniform(*spec["base_mib"]) * MIB)
-        machine.work(self._base_kib, now_s - 10)
-        machine.set_target(int((self._base_kib + SYSTEM_KIB) * 1.2), now_s - 10)
-        machine.advance(now_s)
-        table.target_kib[number] = self._target_kib = machine.target_kib
+        # It begins with its need, its cache and its buffer, as one that has been served for long.
+        size_kib = min(spec["ram_kib"], (self._base_kib + SYSTEM_KIB + 30 * MIB) * 5 // 4)
+        self.machine = Machine(spec["ram_kib"], size_kib, self._base_kib, now_s)
+        table.target_kib[number] = self._target_kib = size_kib
+        self._agent = LightAgent(self.machine, number)
         self._process = RecordedProcess(Path(spec["folder"]) / "proc", number, spec["ram_kib"])
         self._told_kib = -TOLD_KIB
-        self._pressed = self._demands = False
         self._stalled_since_s: float | None = None
         self._event_s = 0.0
-        self._event_kib = machine.size_kib
+        self._event_kib = size_kib
         self._stepping = False
         self._work_s = now_s + spec["quiet_s"] + self._random.expovariate(1 / spec["step_every_s"])
-        boot_id = number.to_bytes(16, "big")
-        self._agent = Agent(AgentSettings(), Identity(boot_id=boot_id, version="bench", has_psi_trigger=True))
-        connection = self._agent.session.connection
-        send = connection.send
-
-        def noticed(message: Any) -> bytes:
-            self._demands = self._demands or isinstance(message, Demand)
-            return send(message)
-
-        connection.send = noticed  # type: ignore[method-assign]
         self._channel: socket.socket | None = None
         self._monitor: socket.socket | None = None
         self._asked = b""
@@ -102,23 +78,14 @@ class Guest:
             self._target_kib = table.target_kib[number]
             machine.set_target(self._target_kib, now_s)
         machine.advance(now_s)
-        now = self._instant(now_s)
-        if self._pressed:
-            self._pressed = False
-            self._do(self._agent.pressed("some", now), now)
-        deadline_s = self._agent.deadline_s(now)
-        if deadline_s is not None and deadline_s <= 0:
-            self._do(self._agent.tick(now), now)
-            deadline_s = self._agent.deadline_s(now)
+        pause_s = self._agent.live(now_s)
+        self._write()
         self._show(now_s)
-        moves = machine.size_kib != machine.target_kib
-        waits = machine.touched_kib < machine.wanted_kib
-        pause_s = min(BUSY_S if moves or waits else 60.0, 60.0 if deadline_s is None else deadline_s)
-        self.due_s = min(now_s + pause_s, self._work_s)
+        self.due_s = min(now_s + (min(BUSY_S, pause_s) if machine.busy else pause_s), self._work_s)
         self._loop.at(self.due_s, self)
 
     def _work(self, now_s: float) -> None:
-        """Quiet, then a step up for a while, and back. Quiet guests differ a little each time."""
+        """Quiet, then a step up for a while, and back."""
         spec = self._spec
         if self._stepping:
             self.machine.work(self._base_kib, now_s)
@@ -133,12 +100,12 @@ class Guest:
         table, number, machine = self._table, self.number, self.machine
         size_kib = machine.size_kib
         table.actual_kib[number] = size_kib
-        table.available_kib[number] = int(machine.free_kib)
+        table.available_kib[number] = machine.available_kib
         if abs(machine.resident_kib - self._told_kib) >= TOLD_KIB:
             self._told_kib = machine.resident_kib
             self._process.holds(self._told_kib)
-        table.stalled_ms[number] = machine.stall_us // 1000
-        if machine.touched_kib >= machine.wanted_kib:
+        table.stalled_ms[number] = int(machine.stalled_s * 1000)
+        if not machine.waits:
             self._stalled_since_s = None
         else:
             self._stalled_since_s = self._stalled_since_s or now_s
@@ -150,58 +117,39 @@ class Guest:
             event = {"event": "BALLOON_CHANGE", "timestamp": stamp, "data": {"actual": size_kib * 1024}}
             self._say(event)
 
-    def _press(self) -> None:
-        """Called by the machine in the midst of its step."""
-        self._pressed = True
-
-    def _instant(self, now_s: float) -> Instant:
-        return Instant(now_s, now_s + UP_S)
-
     # --- the agent's channel -------------------------------------------------------------------------------
 
     def _accepted_channel(self, client: socket.socket) -> None:
         self._channel = client
-        now_s = time.monotonic()
-        now = self._instant(now_s)
-        self._do(self._agent.connected(now), now)
+        self._agent.connected()
         self._loop.read(client, self._heard, self._left)
-        self.live(now_s)
 
     def _heard(self, data: bytes) -> None:
         now_s = time.monotonic()
         self.machine.advance(now_s)
-        now = self._instant(now_s)
-        self._do(self._agent.received(data, now), now)
+        self._agent.received(data, now_s)
         self.live(now_s)
 
     def _left(self) -> None:
         self._channel = None
-        now = self._instant(time.monotonic())
-        self._do(self._agent.disconnected(now), now)
+        self._agent.connected()
 
-    def _do(self, actions: Sequence[object], now: Instant) -> None:
-        for action in actions:
-            if isinstance(action, Write):
-                self._write(action.data)
-            elif isinstance(action, TakeSample):
-                sample = Sample.from_texts(*self.machine.proc_texts(), self.machine.character.deflate_on_oom)
-                self._do(self._agent.sampled(sample, now), now)
-
-    def _write(self, frame: bytes) -> None:
+    def _write(self) -> None:
+        frames, self._agent.frames = self._agent.frames, []
         table, number = self._table, self.number
-        demands, self._demands = self._demands, False
-        if self._channel is None:
-            return
-        if demands:
-            table.demands[number] += 1
-            if not table.demanded_ns[number]:
-                table.demanded_ns[number] = time.monotonic_ns()
-        try:
-            if self._channel.send(frame) == len(frame):
-                return
-        except OSError:
-            pass
-        table.lost_frames[number] += 1
+        for frame, is_demand in frames:
+            if self._channel is None:
+                continue
+            if is_demand:
+                table.demands[number] += 1
+                if not table.demanded_ns[number]:
+                    table.demanded_ns[number] = time.monotonic_ns()
+            try:
+                if self._channel.send(frame) == len(frame):
+                    continue
+            except OSError:
+                pass
+            table.lost_frames[number] += 1
 
     # --- the monitor ---------------------------------------------------------------------------------------
 
@@ -251,7 +199,7 @@ class Guest:
         return {"error": {"class": "CommandNotFound", "desc": name}}
 
     def _statistics(self) -> dict[str, Any]:
-        free_bytes = int(self.machine.free_kib) * 1024
+        free_bytes = self.machine.free_kib * 1024
         statistics = {
             "stat-total-memory": self.machine.ram_kib * 1024, "stat-free-memory": free_bytes,
             "stat-available-memory": free_bytes, "stat-disk-caches": 100 << 20, "stat-swap-in": 0, "stat-swap-out": 0,

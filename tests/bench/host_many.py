@@ -114,18 +114,15 @@ class Served:
 
 @contextmanager
 def served(spec: Path) -> Iterator[Served]:
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / "host_serve.py"), str(spec)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    try:
-        yield Served(process)
-        process.stdin.close()
-        process.wait(ANSWER_WITHIN_S)
-    finally:
-        process.kill()
-        process.wait()
+    words = [sys.executable, str(HERE / "host_serve.py"), str(spec)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        try:
+            yield Served(process)
+            process.stdin.close()
+            process.wait(ANSWER_WITHIN_S)
+        finally:
+            process.kill()
 
 
 def busy_s() -> float:
@@ -174,12 +171,11 @@ def play(load: Load, port: str, profile: bool = False) -> Course:
 @contextmanager
 def _agents(spec: Path, first: int, count: int) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, str(HERE / "host_agents.py"), str(spec), str(first), str(count)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def write_spec(folder: Path, load: Load, port: str, profile: bool) -> Path:

@@ -164,5 +164,6 @@ DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid>
 <controller type='virtio-serial' index='0'><alias name='virtio-serial0'/></controller>
 <channel type='unix'><source mode='bind' path='{folder}/{number}.agent'/>
 <target type='virtio' name='org.ballonet.agent.0' state='connected'/><alias name='channel0'/></channel>
-<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='1'/><alias name='balloon0'/></memballoon>
+<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='1'/>
+<alias name='balloon0'/></memballoon>
 </devices></domain>"""

@@ -1,4 +1,4 @@
-"""`python host_serve.py SPEC`: the real coordinator in a process of its own, watched; SPEC is a JSON file (host_many.py).
+"""`python host_serve.py SPEC`: the real coordinator in a process of its own, watched; SPEC is JSON (host_many.py).
 
 Each line on stdin is answered by one line of JSON on stdout: what has been counted so far, and the samples that came
 since the last answer. "profile" begins one of the loop's thread, whose top lines are in FOLDER/profile at the end.
@@ -31,8 +31,8 @@ from ballonet_host_coord.model import (
     GuestSettings,
     HostSettings,
     LinkState,
-    Settings,
     SetTarget,
+    Settings,
     Snapshot,
     Wish,
 )
@@ -44,7 +44,7 @@ LOCAL = {"ID", "UUID", "UUIDString", "c_pointer", "connect", "domain", "isAlive"
 
 
 class Watch:
-    """Counts and stamps in the coordinator's own process. A DEMAND's stamp is its sender's, taken before its bytes left."""
+    """Counts and stamps in the coordinator's own process. A DEMAND's stamp is its sender's, from before it left."""
 
     def __init__(self, table: Table, numbers: dict[str, int]) -> None:
         self.calls: Counter[str] = Counter()
@@ -82,7 +82,7 @@ class Watch:
         Attendant.wished = heard  # type: ignore[method-assign]
 
     def _turned(self, snapshot: Snapshot, decision: Decision, commands: list[Command]) -> None:
-        """A DEMAND is answered by this turn's command, or waits for another guest's memory, or asked for nothing new."""
+        """A DEMAND is answered by this turn's command, or waits for another guest's memory, or is met already."""
         heard, self._heard = self._heard, set()
         if not heard and not self._waiting:
             return

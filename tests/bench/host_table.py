@@ -1,7 +1,7 @@
 """What the processes of the host's benchmark tell each other of each guest: a file of numbers that all of them map.
 
-The guest's process writes what the machine has become and when it asked; the coordinator's process writes targets, where
-it is libvirt's stand-in. Each number is eight bytes and has one writer at a time, so no lock is needed.
+The guest's process writes what the machine has become and when it asked; the coordinator's process writes targets,
+where it has libvirt's stand-in. Each number is eight bytes and has one writer at a time, so no lock is needed.
 """
 
 from __future__ import annotations

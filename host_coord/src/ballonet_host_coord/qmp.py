@@ -172,7 +172,7 @@ class QmpClient:
             error = reply.get("error")
             error = error if isinstance(error, dict) else {}
             refused = QmpError(name, str(error.get("class", "no class")), str(error.get("desc", "no description")))
-            answers.append(reply["return"] if "return" in reply else refused)
+            answers.append(reply.get("return", refused))
         return answers
 
     async def next_event(self) -> dict[str, Any]:
