@@ -21,6 +21,7 @@ from ballonet_host_coord.model import (
     VmEventKind,
 )  # fmt: skip
 from ballonet_host_coord.ports import PortError, VmAbsent, VmGone
+from ballonet_host_coord.qmp import QmpClient
 from ballonet_host_coord.qmp_hypervisor import QmpHypervisor, QmpVm
 
 from .fake_qemu import BALLOON, MIB, FakeQemu
@@ -81,15 +82,23 @@ def test_facts_are_what_qemu_says(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_facts_take_few_commands(tmp_path: Path) -> None:
-    """What cannot change while connected is asked once; each further reading is four commands."""
+def test_facts_take_few_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot change while connected is asked once; each further reading is four commands in one write."""
+    writes: list[int] = []
+    send = QmpClient._send
+
+    async def counted(client: QmpClient, lines: bytes) -> None:
+        writes.append(lines.count(b"\n"))
+        await send(client, lines)
 
     async def test(qemu: FakeQemu, vm: QmpVm) -> None:
         await vm.connect()
         before = len(qemu.heard)
+        monkeypatch.setattr(QmpClient, "_send", counted)
         await vm.facts()
         await vm.facts()
         assert len(qemu.heard) - before == 8
+        assert writes == [4, 4]
 
     run(tmp_path, test)
 
