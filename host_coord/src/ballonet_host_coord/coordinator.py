@@ -80,6 +80,8 @@ class Coordinator:
         """Why libvirt's domains cannot be listed now; empty where they can, or nobody asks."""
         self.settings_fault = ""
         """Why the files were not taken when they were last to be read again; those before are in force."""
+        self.moving = 0
+        """How many guests were on their way at the last turn."""
         self.on_turn: Callable[[Snapshot, Decision, list[Command]], None] | None = None
         """Called after each turn with what was known, decided and ordered; for the demo's table and for tests."""
         self._host_memory = host_memory
@@ -216,6 +218,7 @@ class Coordinator:
         for command in commands:
             log.info("%s: %s", command.guest, describe(command))
             self.guests[command.guest].order(command)
+        self.moving = sum(self.ledger.is_moving(attendant.record.name) for attendant in self.guests)
         for attendant in self.guests:
             attendant.record.note_taken_back(now_s)
             if lowered_kib := self.ledger.lowered_kib(attendant.record.name):
