@@ -1,4 +1,4 @@
-"""`python tests/bench/host.py [--json FILE] [--only many[,real]] [--quick]`: what the coordinator costs its host.
+"""`python tests/bench/host.py [--json FILE] [--only real[,many]] [--quick]`: what the coordinator costs its host.
 
 README.md beside this file says what each figure means. Nothing is asserted.
 """
@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 import host_many
+import host_real
 from figures import Findings
 from host_many import Load
 
-NAMES = ("many",)
+NAMES = ("real", "many")
 BEGAN_S = time.monotonic()
 
 
@@ -49,6 +50,8 @@ def main() -> int:
         return 0
     findings = Findings()
     try:
+        if "real" in only:
+            host_real.measure(findings, options.quick, say, tuple(reversed(ports)))
         if "many" in only:
             host_many.measure(findings, loads, say, ports)
     finally:

@@ -23,6 +23,7 @@ from host_table import Table
 
 from ballonet_host_coord import libvirt_vm
 from ballonet_host_coord.attendant import Attendant
+from ballonet_host_coord.channel_socket import ChannelStream, lock_directory, open_channel
 from ballonet_host_coord.coordinator import Coordinator
 from ballonet_host_coord.model import (
     Command,
@@ -223,6 +224,15 @@ class Profile:
         return "\n".join(lines)
 
 
+def _scripted_channels(paths: dict[str, str]) -> None:
+    """Through libvirt too the agents are those at these sockets, opened as any other channel's."""
+
+    async def opened(vm: libvirt_vm.LibvirtVm) -> ChannelStream:
+        return await open_channel(paths[vm.name], lock_directory(vm._hypervisor.lock_directories))
+
+    libvirt_vm.LibvirtVm.open_channel = opened  # type: ignore[method-assign]
+
+
 async def run(spec: dict[str, Any], watch: Watch, profile: Profile) -> None:
     made: list[Coordinator] = []
 
@@ -255,6 +265,8 @@ def main() -> None:
         host_recorded.stand_in(table, folder, spec["count"], spec["ram_kib"])
     if run_folder := spec.get("run_folder"):
         libvirt_vm.run_folders = lambda: (run_folder,)
+    if channels := spec.get("channels"):
+        _scripted_channels(channels)
     watch.watch_qmp({guest["qmp_path"]: guest["name"] for guest in spec["guests"]})
     if spec.get("uri"):
         import libvirt
