@@ -1,8 +1,8 @@
 """The hypervisor port over QMP: one monitor socket per VM, as the settings name them.
 
 What cannot change while a connection lasts (balloon device, RAM, deflate-on-oom, which ports are not the agent's) is
-read when it is made; `facts` then takes four commands. They go out in one write: apart they cost the coordinator half
-as much again (DESIGN.md, section 16).
+read when it is made; `facts` then takes four commands. They go out in one write: apart they were a
+quarter of all that a coordinator of 200 guests did (DESIGN.md, "What it costs").
 
 Needs of each VM: a QMP socket of our own (a monitor has one client), and a virtio balloon::
 
