@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each run is measured (60)")
     parser.add_argument("--port", choices=("qmp", "libvirt"), help="only through this port")
     parser.add_argument("--quick", action="store_true", help="few agents, seconds: does it work at all?")
-    parser.add_argument("--profile", action="store_true", help="of the run with the most agents; figures are not kept")
+    parser.add_argument("--profile", action="store_true", help="of the run with the most agents")
     options = parser.parse_args()
     only = options.only.split(",") if options.only else list(NAMES)
     if unknown := set(only) - set(NAMES):
@@ -46,7 +46,9 @@ def main() -> int:
     if options.profile:
         for port in ports:
             say(f"profile, {loads[-1].count} agents, {port}")
-            print(host_many.play(loads[-1], port, profile=True).profile)
+            findings, course = Findings(), host_many.play(loads[-1], port, profile=True)
+            host_many.add(findings, "many", course)
+            print(f"{findings.table()}\n\n{course.profile}", flush=True)
         return 0
     findings = Findings()
     try:
