@@ -145,11 +145,10 @@ def test_commands_of_one_write_are_refused_one_by_one(tmp_path: Path) -> None:
 
     async def test(path: str) -> None:
         client = await QmpClient.connect(path)
-        wanted = (("query-status", None), ("qom-get", {"path": "/"}), ("query-balloon", None))
+        wanted = ("query-status", None), ("qom-get", {"path": "/"}), ("query-balloon", None)
         status, refused, actual = await client.commands(*wanted)
         assert (status, actual) == ({"status": "running"}, {"actual": 1024})
-        assert isinstance(refused, QmpError)
-        assert refused.description == "no such property"
+        assert isinstance(refused, QmpError) and refused.description == "no such property"  # noqa: PT018
         await client.aclose()
 
     with_monitor(tmp_path, serve, test)
