@@ -17,7 +17,7 @@ LIBVIRT_PACKAGES := libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients py
 DEB_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-click \
     python3-msgpack python3-psutil python3-trio lintian systemd man-db groff bash-completion zsh fish
 
-.PHONY: venv venv-packages vm-packages deb-packages deb dist demo test test-fast matrix bench bench-policy fuzz image clean
+.PHONY: venv venv-packages vm-packages deb-packages deb dist demo test test-fast matrix bench bench-host bench-policy fuzz image clean
 
 # $(call need,PACKAGES,WHAT FOR): install what dpkg does not list as installed when we are root, else say the line
 # that does it and go on; what cannot run for lack of a package says so itself.
@@ -115,6 +115,11 @@ demo: venv vm-packages
 # Measure against a baseline in the same run. JSON=FILE writes the figures; nothing is asserted.
 bench: venv vm-packages
 	$(BIN)/python tests/bench/run.py $(if $(JSON),--json $(JSON))
+
+# What the coordinator costs its host: hundreds of agents in front of recorded hypervisors, and real guests behind a
+# libvirtd. About seven minutes. JSON=FILE writes the figures; nothing is asserted.
+bench-host: venv vm-packages libvirt-packages
+	$(BIN)/python tests/bench/host.py $(if $(JSON),--json $(JSON))
 
 # The policy against its goals: recorded demand where ../shared/traces has it, generated demand everywhere, about half an
 # hour on two cores. JSON=FILE writes all figures; nothing is asserted.

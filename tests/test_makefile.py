@@ -122,7 +122,8 @@ def test_clean_takes_away_what_the_tools_leave(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["venv", "demo", "test", "test-fast", "matrix", "bench", "fuzz", "image", "clean", "deb", "dist"]
+    "target",
+    ["venv", "demo", "test", "test-fast", "matrix", "bench", "bench-host", "fuzz", "image", "clean", "deb", "dist"],
 )
 def test_target_exists(target: str) -> None:
     """Every target that the documents promise has a rule."""

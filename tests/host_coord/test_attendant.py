@@ -1,4 +1,4 @@
-"""What an attendant does to its guest when the service stops, and with a target that the hypervisor did not take."""
+"""How often an attendant looks, what it does to its guest when the service stops, and with a target that was lost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from ballonet_host_coord.attendant import AGAIN_S, Attendant
+from ballonet_host_coord.attendant import AGAIN_S, POLL_EVERY_S, POLL_MOVING_S, Attendant, poll_moving_s
 from ballonet_host_coord.guests import GuestRecord
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import SetTarget, StopPolicy
@@ -91,3 +91,11 @@ def test_a_smaller_target_that_was_lost_is_set_once_more() -> None:
 
 async def refuse(target_kib: int) -> None:
     raise PortError("cannot acquire state change lock")
+
+
+def test_moving_guests_are_read_often_while_they_are_few() -> None:
+    """Four times a second; where hundreds move together, no more often in all than can be answered, and never less
+    often than a guest at rest."""
+    assert poll_moving_s(1) == poll_moving_s(50) == POLL_MOVING_S
+    assert 100 / poll_moving_s(100) == 200
+    assert poll_moving_s(5000) == POLL_EVERY_S

@@ -12,8 +12,8 @@ from ballonet_host_coord.channel import PATIENCE_MOST_S, RETRY_FIRST_S, AgentRep
 from ballonet_host_coord.model import LinkState, UsageReport, Wish
 from ballonet_host_coord.ports import PortError
 from ballonet_host_coord.session import AgentSession
-from ballonet_protocol import AGENT, Connection, Hello
-from ballonet_protocol.limits import DEAD_S, WRITE_STUCK_S
+from ballonet_protocol import AGENT, Connection, Hello, MemoryReport, Report
+from ballonet_protocol.limits import DEAD_S, HEARTBEAT_S, WRITE_STUCK_S
 from ballonet_protocol.testing import make_hello_ack
 
 from .builders import CountedRandomness
@@ -179,3 +179,37 @@ def test_an_agent_that_falls_silent_is_asked_on_its_stream_before_the_stream_is_
     first = vm.streams[0]
     assert isinstance(first, OnceAnswering)
     assert first.hellos > 1
+
+
+class Reporting(OnceAnswering):
+    """Answers the first HELLO, and reports ten times a second from then on."""
+
+    answered = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self.answered:
+            self.answered = True
+            return await self.wait.receive()
+        await trio.sleep(0.1)
+        memory = MemoryReport(total_bytes=4 << 20, free_bytes=0, available_bytes=0, committed_bytes=0)
+        return self.agent.send(Report(boottime_ms=int(trio.current_time() * 1000) + 1, memory=memory))
+
+
+def test_a_report_does_not_wake_the_writer():
+    """Whoever only reports hears a PING now and then: the writer looks as often as it has a deadline."""
+    vm = Vm(PortError(""), 1000.0)
+    vm.make = Reporting
+    looks = []
+
+    class Watched(AgentSession):
+        def tick(self, now_s: float) -> None:
+            looks.append(now_s)
+            super().tick(now_s)
+
+    async def main() -> None:
+        with trio.move_on_after(60):
+            await AgentReports(vm, Watched(CountedRandomness()), TrioTime(), lambda: 1024).run(Nobody())
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert len(vm.streams) == 1
+    assert len(looks) <= 3 * 60 / HEARTBEAT_S

@@ -6,10 +6,12 @@ import logging
 
 import pytest
 import trio
+import trio.testing
 
+from ballonet_host_coord.clock import TrioClock
 from ballonet_host_coord.coordinator import Coordinator
 from ballonet_host_coord.host_state import CALM_S
-from ballonet_host_coord.model import DemandModel, HostFacts, HostSettings, HostState, Settings
+from ballonet_host_coord.model import Command, DemandModel, HostFacts, HostSettings, HostState, Settings
 from ballonet_host_coord.ports import ByteStream, PortError
 from ballonet_host_coord.simulated.hypervisor import SimulatedHypervisor, SimulatedVm
 from ballonet_host_coord.simulated.machine import SimulatedMachine
@@ -105,3 +107,34 @@ def test_reports_are_folded_with_the_operators_slider_and_model(slider: int) -> 
     (attendant,) = coordinator.guests
     assert attendant.record.tuned == tuning(slider)
     assert attendant.record.demand_model is DemandModel.HYPERV
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_turns_take_a_bounded_part_of_the_loop_unless_a_guest_is_short(urgent: bool) -> None:
+    """Where a turn takes long, wake-ups that can wait share one; a DEMAND has its own at once."""
+    turn_s, watched_s = 0.05, 60.0
+    turns = 0
+
+    async def main() -> None:
+        coordinator = coordinator_of(HostThatSays())
+        coordinator.clock = TrioClock()
+
+        def turn(now_s: float) -> list[Command]:
+            nonlocal turns
+            turns += 1
+            clock.jump(turn_s)
+            return []
+
+        coordinator.turn = turn  # type: ignore[method-assign]
+        with trio.move_on_after(watched_s):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(coordinator._decide_for_ever)
+                while True:
+                    await trio.sleep(0.01)
+                    coordinator.wake(urgent)
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(main, clock=clock)
+    busy_ratio = turns * turn_s / watched_s
+    # Beside those turns there is the one of each second.
+    assert busy_ratio > 0.75 if urgent else busy_ratio < 0.25

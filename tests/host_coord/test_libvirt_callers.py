@@ -136,3 +136,24 @@ def test_who_is_cancelled_at_once_leaves_nothing_behind() -> None:
         assert await callers.call(fake, "asked", lambda caller: 1) == 1
 
     trio.run(main)
+
+
+def test_waiting_for_a_place_is_no_silence_of_libvirts() -> None:
+    """Many calls at once, each within its limit, are all carried out, however long the last one waits for its turn."""
+    done = []
+
+    async def main() -> None:
+        fake = FakeLibvirt()
+        callers = Callers("qemu:///system", WorkerThreads())
+
+        async def call(number: int) -> None:
+            await callers.call(fake, "call", lambda caller: time.sleep(0.02), 1.0)
+            done.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(CALLERS_MOST * 75):
+                nursery.start_soon(call, number)
+        await callers.aclose()
+
+    trio.run(main, strict_exception_groups=True)
+    assert len(done) == CALLERS_MOST * 75

@@ -132,6 +132,28 @@ def test_refusal_carries_qemus_words(tmp_path: Path) -> None:
     with_monitor(tmp_path, serve, test)
 
 
+def test_commands_of_one_write_are_refused_one_by_one(tmp_path: Path) -> None:
+    """Each has its own answer, and what QEMU refuses keeps none of the others from theirs."""
+
+    async def serve(monitor: Monitor) -> None:
+        await monitor.greet()
+        await monitor.answer({"status": "running"})
+        refused = await monitor.hear()
+        await monitor.say({"error": {"class": "GenericError", "desc": "no such property"}, "id": refused["id"]})
+        await monitor.answer({"actual": 1024})
+        await monitor.until_closed()
+
+    async def test(path: str) -> None:
+        client = await QmpClient.connect(path)
+        wanted = ("query-status", None), ("qom-get", {"path": "/"}), ("query-balloon", None)
+        status, refused, actual = await client.commands(*wanted)
+        assert (status, actual) == ({"status": "running"}, {"actual": 1024})
+        assert isinstance(refused, QmpError) and refused.description == "no such property"  # noqa: PT018
+        await client.aclose()
+
+    with_monitor(tmp_path, serve, test)
+
+
 def test_replies_find_their_commands_in_any_order(tmp_path: Path) -> None:
     """Two commands in flight each get the reply with their id, though the second is answered first."""
 

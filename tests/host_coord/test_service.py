@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -188,6 +189,20 @@ def test_sighup_reads_the_settings_again(settings: Settings, systemd: socket.soc
 
     files = Files(settings)
     serve(settings, check, source=files)
+
+
+def test_open_files_are_as_many_as_the_kernel_lets_us(settings: Settings) -> None:
+    """The soft limit that a service begins with would end at some 340 guests."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+
+    async def look(coordinator: Coordinator) -> None:
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+    try:
+        serve(settings, look)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_session_numbers_come_from_the_kernel() -> None:

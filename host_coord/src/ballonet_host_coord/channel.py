@@ -44,6 +44,8 @@ class AgentReports:
         self._clock = clock
         self._ram_kib = ram_kib
         self._wake = trio.Event()
+        self._asleep_until_s = float("-inf")
+        """When the writer wakes by itself; negative infinity while it is at work."""
 
     def wake(self) -> None:
         """The session has something to say: write it now rather than at its next deadline."""
@@ -100,7 +102,9 @@ class AgentReports:
                 return
             self._session.received(bytes(untrusted_data), self._clock.now())
             deliver(self._session, sink)
-            self.wake()
+            # Most of what an agent says wants no answer, and no earlier deadline.
+            if self._session.has_output or self._session.deadline_s() < self._asleep_until_s:
+                self.wake()
 
     async def _write(
         self, stream: ByteStream, scope: trio.CancelScope, opened_s: float, patience_s: float
@@ -122,8 +126,10 @@ class AgentReports:
                     scope.cancel()
                     return
                 continue
-            with trio.move_on_at(min(mute_s, self._session.deadline_s())):
+            self._asleep_until_s = min(mute_s, self._session.deadline_s())
+            with trio.move_on_at(self._asleep_until_s):
                 await self._wake.wait()
+            self._asleep_until_s = float("-inf")
 
 
 def deliver(session: AgentSession, sink: ReportSink) -> None:

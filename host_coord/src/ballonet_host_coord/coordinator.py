@@ -69,6 +69,9 @@ SURVEY_RARELY_S = 30.0
 SURVEY_APART_S = 1.0
 DECIDE_APART_S = 0.05
 """Wake-ups closer than this share a turn, except for a DEMAND."""
+DECIDE_SHARE = 0.2
+"""Of the loop's time, at the most, goes into turns that nobody asked for with a DEMAND: with very many guests some
+move at any time, and each would have a turn for each of its reports."""
 
 
 class Coordinator:
@@ -96,6 +99,8 @@ class Coordinator:
         """Why libvirt's domains cannot be listed now; empty where they can, or nobody asks."""
         self.settings_fault = ""
         """Why the files were not taken when they were last to be read again; those before are in force."""
+        self.moving = 0
+        """How many guests were on their way at the last turn."""
         self.on_turn: Callable[[Snapshot, Decision, list[Command]], None] | None = None
         """Called after each turn with what was known, decided and ordered; for the demo's table and for tests."""
         self._host_memory = host_memory
@@ -280,16 +285,18 @@ class Coordinator:
 
     async def _decide_for_ever(self) -> None:
         next_s = self.clock.now()
+        turn_s = 0.0
         while True:
             with trio.move_on_at(next_s):
                 await self._wake.wait()
                 if not self._urgent:
-                    with trio.move_on_after(DECIDE_APART_S):
+                    with trio.move_on_after(max(DECIDE_APART_S, turn_s / DECIDE_SHARE)):
                         await self._wait_urgent()
             self._wake = trio.Event()
             self._urgent = False
             now_s = self.clock.now()
             self.turn(now_s)
+            turn_s = self.clock.now() - now_s
             next_s = max(next_s + DECIDE_EVERY_S, now_s) if now_s >= next_s else next_s
             await trio.lowlevel.checkpoint()
 
@@ -311,6 +318,7 @@ class Coordinator:
         for command in commands:
             log.info("%s: %s", command.guest, describe(command))
             self.guests[command.guest].order(command)
+        self.moving = sum(self.ledger.is_moving(attendant.record.name) for attendant in self.guests)
         for attendant in self.guests:
             attendant.record.note_taken_back(now_s)
             if lowered_kib := self.ledger.lowered_kib(attendant.record.name):

@@ -134,8 +134,10 @@ class Callers:
     ) -> _T:
         """Run `function` on a connection of the pool. `what` begins the text of any error. After VmGone it may have
         been done, or may yet be."""
-        with limit(what, timeout_s):
-            async with self._places:
+        async with self._places:
+            # Not before: waiting for our own calls is no silence of libvirt's. Each of them ends within its limit, and
+            # past `LEFT_MOST` of those that did not, all end at once.
+            with limit(what, timeout_s):
                 caller = self._idle.pop() if self._idle else Caller(lib, self.uri, self._generation)
                 try:
                     return await self.run(caller, what, function)

@@ -32,6 +32,8 @@ GREETING_TIMEOUT_S = 3.0
 """QEMU greets at once; a monitor that has a client already never does, so this is how long we find that out."""
 COMMAND_TIMEOUT_S = 5.0
 """A command takes about 1 ms; QEMU's main loop may stand still for a second or two behind a slow disk."""
+TOGETHER_MOST = 8
+"""Commands in one write. QEMU reads on while fewer than this many wait to be carried out (monitor/qmp.c)."""
 MOST_LINE_BYTES = 1 << 20
 """The longest reply that we ask for, a qom-list of all devices, has some ten KiB."""
 MOST_EVENTS = 256
@@ -136,28 +138,48 @@ class QmpClient:
         self, name: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = COMMAND_TIMEOUT_S
     ) -> Any:
         """QEMU's `return` value. Raises QmpError where QEMU refuses, QmpTimeout, QmpClosed."""
+        (answer,) = await self.commands((name, arguments), timeout_s=timeout_s)
+        if isinstance(answer, QmpError):
+            raise answer
+        return answer
+
+    async def commands(
+        self, *wanted: tuple[str, dict[str, Any] | None], timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> list[Any]:
+        """Some commands in one write, which QEMU carries out in their order: for each its `return` value, or the
+        QmpError with which it was refused. Raises QmpTimeout, QmpClosed.
+
+        `wanted` has no more than `TOGETHER_MOST`.
+        """
+        assert len(wanted) <= TOGETHER_MOST
         self._check_open()
-        self._last_id += 1
-        ident = self._last_id
-        request: dict[str, Any] = {"execute": name, "id": ident}
-        if arguments:
-            request["arguments"] = arguments
-        self._replies[ident] = None
+        idents, lines = [], b""
+        for name, arguments in wanted:
+            self._last_id += 1
+            idents.append(self._last_id)
+            request: dict[str, Any] = {"execute": name, "id": self._last_id}
+            if arguments:
+                request["arguments"] = arguments
+            lines += json.dumps(request).encode() + b"\n"
+            self._replies[self._last_id] = None
         try:
             with trio.move_on_after(timeout_s):
-                await self._send(json.dumps(request).encode() + b"\n")
-                await self._pump_until(lambda: self._replies[ident] is not None)
-            reply = self._replies[ident]
+                await self._send(lines)
+                await self._pump_until(lambda: self._replies[idents[-1]] is not None)
+            replies = [self._replies[ident] for ident in idents]
         finally:
-            del self._replies[ident]
-        if reply is None:
-            self._check_open()
-            raise QmpTimeout(f"QEMU did not answer {name} within {timeout_s:g} s")
-        if "return" in reply:
-            return reply["return"]
-        error = reply.get("error")
-        error = error if isinstance(error, dict) else {}
-        raise QmpError(name, str(error.get("class", "no class")), str(error.get("desc", "no description")))
+            for ident in idents:
+                del self._replies[ident]
+        answers: list[Any] = []
+        for (name, _), reply in zip(wanted, replies, strict=True):
+            if reply is None:
+                self._check_open()
+                raise QmpTimeout(f"QEMU did not answer {name} within {timeout_s:g} s")
+            error = reply.get("error")
+            error = error if isinstance(error, dict) else {}
+            refused = QmpError(name, str(error.get("class", "no class")), str(error.get("desc", "no description")))
+            answers.append(reply.get("return", refused))
+        return answers
 
     async def next_event(self) -> dict[str, Any]:
         """Wait for an event, oldest first. Raises QmpClosed when there are no more to come."""

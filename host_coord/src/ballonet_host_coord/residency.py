@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 MERGED_MOST_KIB = 65536
 """How much larger than the RAM a run may be: a neighbour is a thread's stack (8 MiB) or a malloc arena (up to 64)."""
 
+# Read for each guest each second, so only these lines are looked for.
+_SIZES = ("\nVmSize:", "\nRssAnon:", "\nRssShmem:", "\nVmSwap:")
 _HEADER = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ (\S+ \d+) *(.*)$", re.MULTILINE)
 _RSS = re.compile(r"^Rss: +(\d+) kB$", re.MULTILINE)
 _DONT_FORK = re.compile(r"^VmFlags:.* dc\b", re.MULTILINE)
@@ -66,14 +68,14 @@ class Mapping:
 
 def parse_status(text: str) -> ProcessMemory | None:
     """None for a process without memory: a zombie, or a kernel thread."""
-    fields = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key in ("VmSize", "RssAnon", "RssShmem", "VmSwap"):
-            fields[key] = int(value.split()[0])
-    if len(fields) < 4:
-        return None
-    return ProcessMemory(fields["VmSize"], fields["RssAnon"], fields["RssShmem"], fields["VmSwap"])
+    sizes_kib = []
+    for key in _SIZES:
+        begins = text.find(key)
+        if begins < 0:
+            return None
+        begins += len(key)
+        sizes_kib.append(int(text[begins : text.index(" kB", begins)]))
+    return ProcessMemory(*sizes_kib)
 
 
 def parse_smaps(text: str) -> list[Mapping]:

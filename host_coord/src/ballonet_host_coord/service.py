@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import resource
 import secrets
 import signal
 import socket
@@ -59,6 +60,7 @@ async def serve(
     With a `source` SIGHUP reads the settings again. `passed` are the control sockets that systemd holds for us.
     `on_ready` gets the coordinator before its first decision; the demo and tests look over its shoulder there.
     """
+    _allow_open_files()
     clock = TrioClock()
     state = SqliteState(settings.host.state_path)
     recorder = FileRecorder(settings.host.record_path) if settings.host.record_path else None
@@ -110,6 +112,13 @@ async def serve(
         state.close()
         if recorder is not None:
             recorder.close()
+
+
+def _allow_open_files() -> None:
+    """As many as the kernel lets us. A guest takes three (monitor, channel, its lock), and 1024, what a service has by
+    default, is there for programs that call select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _libvirt(settings: Settings, clock: Clock) -> LibvirtHypervisor | None:

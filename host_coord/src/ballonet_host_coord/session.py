@@ -150,6 +150,11 @@ class AgentSession:
             detail=self._detail,
         )
 
+    @property
+    def has_output(self) -> bool:
+        """Whether `take_output` has something to write."""
+        return bool(self._out)
+
     def take_output(self) -> bytes:
         data, self._out = bytes(self._out), bytearray()
         return data
