@@ -83,7 +83,7 @@ class Seen:
     booked: list[Turn] = field(default_factory=list)
     """On the destination, from the reservation to the arrival."""
     departed: GuestSnapshot | None = None
-    """As the source knew it last while it was being copied."""
+    """As the source knew it when it had gone."""
     arrived: GuestSnapshot | None = None
     """As the destination knew it first when it ran there."""
     after: list[Turn] = field(default_factory=list)
@@ -126,7 +126,7 @@ async def _serve(settings: Settings, task_status: trio.TaskStatus[Side]) -> None
 
 @pytest.fixture(scope="module")
 def seen(image, accelerator, play) -> Seen:
-    """The whole journey, in one boot: cancelled once, then done while the guest runs short."""
+    """The whole journey, in one boot: cancelled once while it runs, then done while it needs more than it has."""
 
     async def scenario() -> Seen:
         seen = Seen()
@@ -214,16 +214,20 @@ async def it_is_expected(target: Side) -> None:
 async def it_moves(
     seen: Seen, source: Side, target: Side, here: Machine, there: Machine, folder: Path, guest: Any
 ) -> None:
-    """While it is copied its workload begins to need what it does not have."""
+    """Its workload has just begun to need more. The guest is stopped for the copy: after a live one under TCG it
+    panics now and then (host_coord/DESIGN.md, section 14)."""
     await target.until(lambda: target.alpha.vm.migration is Migration.INCOMING, within_s=10)
     async with trio.open_nursery() as nursery:
-        await begin(here, there, folder, FAST_BYTES_PER_S)
         nursery.start_soon(guest.hold, ON_THE_WAY_MIB)
+        await trio.sleep(0.3)
+        await here.monitor.call("stop")
+        await begin(here, there, folder, FAST_BYTES_PER_S)
         await source.until(lambda: source.alpha.vm.migration is Migration.LEFT, within_s=120)
         nursery.cancel_scope.cancel()
-    known = [snapshot.guests[0] for snapshot, _, _ in source.turns]
-    seen.departed = [guest for guest in known if guest.vm.migration is Migration.OUTGOING][-1]
+    seen.departed = source.alpha
     seen.left.append(source.why)
+    await target.until(lambda: target.alpha.vm.migration is Migration.ARRIVED, within_s=10)
+    await there.monitor.call("cont")
     await target.until(lambda: target.alpha.agent.link is LinkState.LIVE and target.alpha.report is not None, 30)
     stopped_s, resumed_s = await event(here, "STOP"), await event(there, "RESUME")
     seen.stood_still_s = resumed_s - stopped_s
@@ -278,7 +282,7 @@ def test_its_balloon_comes_along(seen):
     assert seen.arrived is not None
     assert seen.departed is not None
     assert seen.arrived.booking.claimed
-    assert abs(seen.arrived.vm.actual_kib - seen.departed.vm.actual_kib) < 128 * MIB, "it helps itself meanwhile"
+    assert seen.arrived.vm.actual_kib == seen.departed.vm.actual_kib
     assert seen.arrived.vm.actual_kib < RAM_KIB - 64 * MIB
     for snapshot, _, orders in seen.after:
         actual_kib = snapshot.guests[0].vm.actual_kib
