@@ -39,7 +39,7 @@ def test_nothing_is_lost_between_agents_and_coordinator(many: ModuleType, port: 
     assert 0 < stamped <= course.last["demands"]
     assert min(course.samples("at_once")) > 0
     calls = course.calls()
-    polled = "query-balloon" if port == "qmp" else "getAllDomainStats"
+    polled = "query-balloon" if port == "qmp" else "domainListGetStats"
     moved = "balloon" if port == "qmp" else "setMemoryFlags"
     prefix = "qmp " if port == "qmp" else ""
     assert calls[prefix + polled] > 0

@@ -365,7 +365,7 @@ def test_a_process_that_was_not_found_is_looked_for_again(monkeypatch: pytest.Mo
         return Process(77, 0.0) if len(looked) > 2 else None
 
     async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
-        monkeypatch.setattr(libvirt_vm, "find_qemu", find)
+        libvirt_vm.find_qemu = find  # `run` puts the real one back
         fake.domain("web")
         vm = hypervisor.vm("web")
         await vm.connect()
@@ -394,7 +394,7 @@ def test_who_reads_of_processes_for_ever_delays_nobody(monkeypatch: pytest.Monke
 
     async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
         nonlocal hangs
-        monkeypatch.setattr(libvirt_vm, "find_qemu", find)
+        libvirt_vm.find_qemu = find  # `run` puts the real one back
         fake.domain("web")
         vm = hypervisor.vm("web")
         began_s = trio.current_time()
