@@ -226,7 +226,7 @@ def _add(findings: Findings, port: str, alone: dict[str, Any], course: dict[str,
             findings.add(NAME, f"{n}, {words}: {what} per guest-second", "us", [used_us])
         busy_ratio = (after["busy_s"] - before["busy_s"]) / seconds / (os.cpu_count() or 1)
         findings.add(NAME, f"{n}, {words}: the machine's processors busy", "%", [busy_ratio * 100])
-    for name in ("getAllDomainStats", "memoryStats", "setMemoryFlags"):
+    for name in ("domainListGetStats", "memoryStats", "setMemoryFlags"):
         if times_s := [*rested["samples"].get(f"call {name}", []), *loaded["samples"].get(f"call {name}", [])]:
             findings.add(NAME, f"{n}: a call of {name}", "ms", [second * 1e3 for second in times_s])
     samples = [sample * 1e3 for sample in loaded["samples"].get("at_once", [])]

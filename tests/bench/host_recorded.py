@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,12 @@ class RecordedConnection(FakeConnection):
         self._check("lookupByUUIDString")
         return self.libvirt.all_domains[int(uuid[-12:])]
 
-    def getAllDomainStats(self, what: int, flags: int) -> list[tuple[FakeDomain, dict[str, Any]]]:
-        self._check("getAllDomainStats")
-        time.sleep(BULK_S + BULK_EACH_S * len(self.libvirt.all_domains))
-        return [(domain, domain._statistics()) for domain in self.libvirt.all_domains]
+    def domainListGetStats(
+        self, domains: Sequence[FakeDomain], what: int, flags: int
+    ) -> list[tuple[FakeDomain, dict[str, Any]]]:
+        self._check("domainListGetStats")
+        time.sleep(BULK_S + BULK_EACH_S * len(domains))
+        return [(domain, domain._statistics()) for domain in domains]
 
 
 class RecordedLibvirt(FakeLibvirt):

@@ -356,7 +356,7 @@ def test_a_late_target_does_not_reach_the_next_start() -> None:
     run(test)
 
 
-def test_a_process_that_was_not_found_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_not_found_is_looked_for_again() -> None:
     """Once in ten seconds, and what is found then belongs to the same boot."""
     looked: list[float] = []
 
@@ -380,7 +380,7 @@ def test_a_process_that_was_not_found_is_looked_for_again(monkeypatch: pytest.Mo
     run(test)
 
 
-def test_who_reads_of_processes_for_ever_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_of_processes_for_ever_delays_nobody() -> None:
     """The VM is served without its process meanwhile, and a later look that ends tells it."""
     hangs = True
     looked = 0
