@@ -153,6 +153,7 @@ def test_killed_in_the_middle_of_a_move(served: Served) -> None:
     began = len(served.turns())
     assert booked_kib(served.turns()[-1]) > TIGHT_MIB * MIB
     served.start()
+    served.until(lambda guests: sorted(guests) == sorted(NAMES))
     assert served.ask("set", guest="eins")["settings"]["weight"] == 9000
     assert served.ask("reservation", guest="later")["state"] == "held"
     served.until(lambda guests: fits(served) and guests["zwei"]["state"] == "left alone" and all_live(guests))

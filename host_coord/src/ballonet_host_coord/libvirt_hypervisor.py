@@ -209,7 +209,8 @@ class LibvirtHypervisor:
         name, uuid = start.name, start.uuid
         try:
             xml = await self.described(start)
-            return domain_of(xml, self._startup_kib[uuid])
+            # Its XML may tell the name otherwise: XML has no carriage return.
+            return replace(domain_of(xml, self._startup_kib[uuid]), name=name)
         except VmAbsent:
             return None
         except VmGone:
