@@ -160,11 +160,12 @@ def test_killed_in_the_middle_of_a_move(served: Served) -> None:
     restarted = served.turns()[began:]
     zwei = {guest["vm"]["actual_kib"] for guest in of_guest(restarted, "zwei") if not guest["unseen"]}
     assert len(zwei) == 1
+    # One of them may have enough to give for both.
+    first = []
     for name in ("eins", "drei"):
-        moved = [guest for guest in of_guest(restarted, name) if guest["hypervisor_target_kib"] is not None]
-        assert moved
-        assert moved[0]["report"] is not None
-        assert moved[0]["report"]["kind"] == "agent"
+        first += [guest for guest in of_guest(restarted, name) if guest["hypervisor_target_kib"] is not None][:1]
+    assert first
+    assert all(guest["report"] is not None and guest["report"]["kind"] == "agent" for guest in first)
     assert served.ask("unreserve", guest="later") == {"dropped_kib": 32 * MIB}
     served.ask("resume", guest="zwei")
     served.ask("set", guest="eins", reset=True)
