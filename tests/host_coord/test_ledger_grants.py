@@ -8,6 +8,7 @@ import pytest
 
 from ballonet_host_coord.model import (
     AgentFacts,
+    AskInflate,
     Booking,
     HostFacts,
     RunState,
@@ -55,10 +56,27 @@ def test_a_release_ends_with_all_of_it() -> None:
     """What is missing at its end is too little for a donor to be asked for, and comes from the headroom."""
     nearly = replace(guest_at(1016, agent=AgentFacts()), released=True)
     host = {"budget_kib": 1020 * MIB, "headroom_kib": 64 * MIB, "facts": HostFacts(8 * GIB, 4 * GIB)}
-    assert step(settled(1016), (replace(nearly, released=False), 1024), **host) == []
     assert step(settled(1016), (nearly, 1024), **host) == []
     host["budget_kib"] = 1024 * MIB
-    assert step(settled(1016), (nearly, 1024), **host) == [SetTarget("a", 1024 * MIB, "so decided")]
+    others = [(make_guest(name, 0, 0, vm=make_vm(actual_kib=0), booking=Booking(0, 0, False)), 0) for name in "bc"]
+    assert step(settled(1016), (replace(nearly, released=False), 1024), *others, **host) == []
+    assert step(settled(1016), (nearly, 1024), *others, **host) == [SetTarget("a", 1024 * MIB, "so decided")]
+
+
+def test_a_release_that_lacks_more_waits_for_donors() -> None:
+    """The headroom is for urgent asks: what donors can be asked for is theirs to give."""
+    half = replace(guest_at(700, agent=AgentFacts()), released=True)
+    host = {"budget_kib": 1024 * MIB, "headroom_kib": 324 * MIB, "facts": HostFacts(8 * GIB, 4 * GIB)}
+    assert step(settled(700), (half, 1024), **host) == []
+
+
+def test_a_small_excess_is_worth_a_command_while_a_release_lacks() -> None:
+    """Spread over many guests it is what the released one waits for."""
+    donor, released = guest_at(510), replace(make_guest("b", 500 * MIB, 100 * MIB), released=True)
+    host = {"budget_kib": 1010 * MIB}
+    assert step(settled(510, 500), (donor, 500), (replace(released, released=False), 600), **host) == []
+    (ask,) = step(settled(510, 500), (donor, 500), (released, 600), **host)
+    assert isinstance(ask, AskInflate)
 
 
 @pytest.mark.parametrize("whose", ["operator's or another mover's", "its devices'"])

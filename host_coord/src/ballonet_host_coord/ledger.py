@@ -22,8 +22,8 @@ taken over, said, and a guest that is short is granted anew.
 
 A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
 show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
-urgent grants and those to a released guest, which would wait for ever for what no donor thinks worth a command, may
-spend the headroom, and only as far as the host's own MemAvailable shows it.
+urgent grants and the end of a release, which would wait for ever for what no donor is asked for, may spend the
+headroom, and only as far as the host's own MemAvailable shows it.
 
 A **boot** (start, reset) sets the startup target before the driver asks for it; that is no shrink.
 """
@@ -186,12 +186,7 @@ class Ledger:
         if any(guest.unseen for guest in snapshot.guests):
             # What nobody has looked at is not booked yet, and may be large.
             room_kib, pending_kib = min(room_kib, 0), 0
-        short = {
-            guest.name
-            for guest in snapshot.guests
-            if guest.demand is not None
-            and guest.given_kib < min(guest.demand.demand_kib, guest.settings.maximum_kib)
-        }
+        short = {guest.name for guest in snapshot.guests if _is_short(guest, decided[guest.name])}
         needed = is_needed(snapshot, room_kib)
         for guest in snapshot.guests:
             name = guest.settings.name
@@ -376,7 +371,11 @@ class Ledger:
         for guest in waiting:
             choice = decided[guest.name]
             reserve_kib = snapshot.host.headroom_kib
-            if choice.urgent or guest.released:
+            move = self._moves[guest.name]
+            standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
+            missing_kib = choice.target_kib - standing_kib
+            ends = guest.released and missing_kib <= SCARCE_LEAST_KIB * len(snapshot.guests)
+            if choice.urgent or ends:
                 spendable_kib = room_kib + pending_kib if choice.urgent else room_kib
                 shown_kib = snapshot.host.facts.available_kib if snapshot.host.facts else spendable_kib
                 usable_kib = max(room_kib - reserve_kib, min(spendable_kib, shown_kib))
@@ -385,9 +384,6 @@ class Ledger:
             target_kib = min(choice.target_kib, affordable_kib(guest, usable_kib))
             target_kib -= target_kib % PAGE_KIB  # QEMU would round it up, beyond what the books have
             target_kib = grown_kib(guest.vm, target_kib)
-            move = self._moves[guest.name]
-            standing_kib = move.target_kib if move.target_kib is not None else guest.vm.actual_kib
-            missing_kib = choice.target_kib - standing_kib
             if target_kib - standing_kib < grant_least_kib(guest, choice.urgent, missing_kib):
                 continue
             room_kib -= max(0, booked_at_kib(guest, target_kib) - guest.booking.assigned_kib)
@@ -426,6 +422,14 @@ class Ledger:
                 move.started_s = snapshot.now_s
                 return [StartVm(guest.name, f"its boot claim of {guest.vm.claim_kib // 1024} MiB fits")]
         return []
+
+
+def _is_short(guest: GuestSnapshot, decided: GuestDecision) -> bool:
+    """It lacks a part of its demand or, released, of what is to be given back."""
+    if guest.released:
+        return guest.given_kib < decided.target_kib
+    demand = guest.demand
+    return demand is not None and guest.given_kib < min(demand.demand_kib, guest.settings.maximum_kib)
 
 
 def _reported_since(guest: GuestSnapshot, stepped_s: float, now_s: float) -> bool:
