@@ -13,8 +13,8 @@ from typing import Any
 from ballonet_host_coord.demo.machine import Guest
 
 NEEDED = (
-    "__init__", "agent_facts", "budget_values", "cgroups", "decision", "enforcement", "hotplug", "memory_limits", "model",
-    "move", "other_mover", "ports", "settings", "slider",
+    "__init__", "agent_facts", "budget_values", "cgroups", "decision", "enforcement", "hotplug", "memory_limits",
+    "model", "move", "other_mover", "ports", "settings", "slider",
 )  # fmt: skip
 SCRIPT = Path(__file__).parent / "in_guest/enforce.py"
 PART = 16384
