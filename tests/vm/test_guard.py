@@ -6,13 +6,14 @@ import secrets
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 import trio
 
+from ballonet_host_coord.demo.image import Image
 from ballonet_host_coord.demo.lines import json_lines
 from ballonet_host_coord.demo.machine import (
     Guest,
@@ -163,10 +164,11 @@ def seen(image, accelerator, play) -> Seen:
     async def scenario() -> Seen:
         seen = Seen()
         with machine_folder() as folder:
-            spec = MachineSpec("guard", RAM_KIB, waiting=False)
+            spec = MachineSpec("guard", RAM_KIB, waiting=False, keep_writes=True)
             snapshot = folder / "snapshot"
+            disks = its_own_disks(image, folder)
             async with (
-                open_machine(spec, image, accelerator, folder) as machine,
+                open_machine(spec, disks, accelerator, folder) as machine,
                 machine.guest() as guest,
                 connected(machine) as host,
             ):
@@ -178,7 +180,7 @@ def seen(image, accelerator, play) -> Seen:
                 await it_sleeps(seen, machine, guest, host)
                 await it_is_saved(machine, snapshot)
             for name in ("first", "second"):
-                async with restored(name, snapshot, image, accelerator, folder) as clone, connected(clone) as host:
+                async with restored(name, snapshot, disks, accelerator, folder) as clone, connected(clone) as host:
                     seen.clones.append((await host.greet(), await host.agreed(), await host.next(Report)))
         return seen
 
@@ -244,6 +246,14 @@ async def it_sleeps(seen: Seen, machine: Machine, guest: Guest, host: Host) -> N
     seen.after_hello = await host.agreed()
 
 
+def its_own_disks(image: Image, folder: Path) -> Image:
+    """A snapshot is memory and disks: a guest that finds its swap empty reads zeros where its programs' pages were."""
+    own = replace(image, disk=folder / "disk", swap=folder / "swap")
+    for copied, copy in ((image.disk, own.disk), (image.swap, own.swap)):
+        subprocess.run(["cp", "--sparse=always", copied, copy], check=True)
+    return own
+
+
 async def it_is_saved(machine: Machine, snapshot: Path) -> None:
     """With a session open and a consent live."""
     await machine.monitor.call("stop")
@@ -254,12 +264,12 @@ async def it_is_saved(machine: Machine, snapshot: Path) -> None:
 
 
 @asynccontextmanager
-async def restored(name: str, snapshot: Path, image: Any, accelerator: str, parent: Path) -> AsyncIterator[Machine]:
-    """Another life of the snapshot. What the first one wrote to its disk is lost; the agent reads none of it."""
+async def restored(name: str, snapshot: Path, disks: Image, accelerator: str, parent: Path) -> AsyncIterator[Machine]:
+    """Another life of the snapshot, on its disks. What it writes to them is its own, and is lost with it."""
     folder = parent / name
     folder.mkdir()
     spec = MachineSpec(name, RAM_KIB, waiting=False)
-    command = [*command_line(spec, image, accelerator, folder), "-incoming", f"exec:cat {snapshot}"]
+    command = [*command_line(spec, disks, accelerator, folder), "-incoming", f"exec:cat {snapshot}"]
     with (folder / "qemu.log").open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     machine = Machine(spec, folder, process)

@@ -44,7 +44,7 @@ class MachineSpec:
     """What one VM is made of.
 
     `waiting`: it waits before its first instruction until told `cont`. `keep_writes`: the guest writes to the image's
-    own disk, which nobody else may use then. `more_disks` come last, read-only. `kernel_arguments` are added.
+    own disk and swap, which nobody else may use then. `more_disks` come last, read-only. `kernel_arguments` are added.
     `incoming`: it waits for `migrate-incoming`, and for the machine that comes then.
     """
 
@@ -213,7 +213,7 @@ def command_line(spec: MachineSpec, image: Image, accelerator: str, folder: Path
     kept = "cache=unsafe" if spec.keep_writes else "snapshot=on"
     disks = [f"file={image.disk},format=raw,if=virtio,{kept},discard=unmap"]
     if spec.swap:
-        disks.append(f"file={image.swap},format=raw,if=virtio,snapshot=on,discard=unmap")
+        disks.append(f"file={image.swap},format=raw,if=virtio,{kept},discard=unmap")
     disks += [f"file={disk},format=raw,if=virtio,readonly=on" for disk in spec.more_disks]
     # Without no_timer_check an emulated guest whose host is busy may panic: "IO-APIC + timer doesn't work!".
     kernel_arguments = "console=ttyS0 root=/dev/vda rw quiet mitigations=off no_timer_check systemd.show_status=no"
