@@ -40,7 +40,8 @@ class Host:
         half_kib = held_kib // 2
         self.write(
             f"{pid}/status",
-            f"VmSize: {GIB} kB\nRssAnon: {held_kib - half_kib} kB\nRssShmem: {half_kib} kB\nVmSwap: {swap_kib} kB\n",
+            f"Name:\tqemu\nVmSize:\t{GIB} kB\nRssAnon:\t{held_kib - half_kib} kB\nRssShmem:\t{half_kib} kB\n"
+            f"VmSwap:\t{swap_kib} kB\n",
         )
 
 
