@@ -29,6 +29,7 @@ class Command(NamedTuple):
 
     name: str
     help: str
+    """Paragraphs apart by empty lines. One that begins with a line of `\\b` keeps its lines, as in click."""
     options: tuple[Option, ...]
     subcommands: tuple[Command, ...] = ()
 
@@ -55,7 +56,7 @@ def from_click(command: click.Command, name: str, parent: click.Context | None =
             found = command.get_command(ctx, word)
             assert found is not None
             below.append(from_click(found, word, ctx))
-    return Command(name, text.replace("\b\n", ""), options, tuple(below))
+    return Command(name, text, options, tuple(below))
 
 
 def _click_option(parameter: click.Parameter, ctx: click.Context) -> Option:

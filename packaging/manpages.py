@@ -68,7 +68,10 @@ def _paragraphs(text: str) -> Iterator[str]:
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         if number:
             yield ".PP"
-        yield escape(" ".join(paragraph.split()))
+        if paragraph.startswith("\b\n"):
+            yield from (".nf", escape(paragraph.removeprefix("\b\n")), ".fi")
+        else:
+            yield escape(" ".join(paragraph.split()))
 
 
 def _option(option: Option) -> Iterator[str]:

@@ -37,7 +37,7 @@ from .readme import (
 BIN = Path(sys.executable).parent
 # Debian 12 packages that the README installs. Each was looked up there; a new one wants the same.
 PACKAGES = {
-    "python3-click", "python3-msgpack", "python3-pip", "python3-setuptools", "python3-venv", "python3-wheel",
+    "python3-click", "python3-libvirt", "python3-msgpack", "python3-pip", "python3-setuptools", "python3-venv", "python3-wheel",
 }  # fmt: skip
 # Folders that a fresh Debian 12 has. Into any other one `install` needs -D and the file's whole name.
 FOLDERS = {"/etc/systemd/system/", "/etc/udev/rules.d/"}
@@ -81,7 +81,8 @@ def _our_command(command: str) -> Callable[[list[str]], None]:
 
 def _install(words: list[str]) -> None:
     *options, source, target = words
-    assert options == (["-m", "644"] if target in FOLDERS else ["-D", "-m", "644"])
+    mode = "755" if os.access(ROOT / source, os.X_OK) else "644"
+    assert options == (["-m", mode] if target in FOLDERS else ["-D", "-m", mode])
     assert (ROOT / source).is_file()
     assert target.startswith("/etc/")
 
@@ -93,10 +94,10 @@ def _python3(words: list[str]) -> None:
 # Commands of the system's that the README may use as they are.
 SYSTEM = {
     "systemd-sysusers": [],
-    "systemctl": ["daemon-reload", "enable --now ballonet.service", "reload ballonet.service"],
+    "systemctl": ["daemon-reload", "enable --now ballonet.service", "reload ballonet.service", "restart libvirtd.service"],
     "udevadm": ["control --reload", "trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"],
     "ln": ["-s /opt/ballonet/bin/ballonet /usr/local/bin/ballonet"],
-    "mkdir": ["-p /run/vm"],
+    "mkdir": ["-p /run/vm /etc/ballonet"],
 }
 
 

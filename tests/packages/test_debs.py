@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -163,12 +164,23 @@ def test_the_settings_file_is_a_conffile(debs: dict[str, Path]) -> None:
         ("lib/systemd/system/ballonet.service", f"{HOST_SHARE}/ballonet.service"),
         ("lib/systemd/system/ballonet.socket", f"{HOST_SHARE}/ballonet.socket"),
         ("usr/lib/sysusers.d/ballonet-host-coord.conf", f"{HOST_SHARE}/ballonet.sysusers"),
+        ("usr/share/doc/ballonet-host-coord/examples/coordinator.toml", f"{HOST_SHARE}/coordinator.toml"),
     ],
 )  # fmt: skip
 def test_system_files_are_those_of_the_wheel(file: str, source: str, unpacked: Path) -> None:
     """What a package installs for the system is what the wheel carries: there is no second copy to go stale."""
     assert (unpacked / file).read_bytes() == (ROOT / source).read_bytes()
     assert not list((ROOT / "packaging").rglob(Path(source).name))
+
+
+def test_the_packages_own_trial_finds_its_files(unpacked: Path) -> None:
+    """What debian/tests names of an installed system is there; so is libvirt's hook, and can be run."""
+    named = re.findall(r"/(usr/\S+)", (ROOT / "packaging/debian/tests/smoke").read_text())
+    assert named
+    assert [path for path in named if not (unpacked / path).is_file()] == []
+    hook = unpacked / "usr/share/doc/ballonet-host-coord/examples/qemu"
+    assert hook.read_bytes() == (ROOT / "packaging/libvirt/qemu").read_bytes()
+    assert os.access(hook, os.X_OK)
 
 
 def test_the_agents_unit_is_little_exposed(unpacked: Path, need: Need) -> None:

@@ -58,6 +58,16 @@ def subcommands_of(command: str) -> list[str]:
     return re.findall(r"^  (\w+)", listed, re.MULTILINE)
 
 
+@pytest.mark.parametrize("page", [PAGES[3], PAGES[4]])
+def test_exit_codes_are_a_table(page: str, unpacked: Path, need: Need) -> None:
+    """A paragraph whose lines click keeps has its lines in the manual, too."""
+    need("man", "groff")
+    text = gzip.decompress((unpacked / f"usr/share/man/{page}.gz").read_bytes())
+    done = subprocess.run(["groff", "-man", "-Tascii", "-P-cbou"], input=text, capture_output=True, check=True)
+    shown = done.stdout.decode()
+    assert re.search(r"^ +Exit code:\n +0  ", shown, re.MULTILINE), shown
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_groff_has_no_warning(page: str, unpacked: Path, need: Need) -> None:
     """Formatted with every warning switched on, a page has none, as Debian's `man --warnings` has it."""

@@ -221,14 +221,15 @@ async def the_agent_runs(guest: Guest) -> None:
 async def the_service_runs(guest: Guest) -> None:
     """The coordinator's unit starts under systemd with the README's settings, says ready, answers, stops cleanly."""
     text = base64.b64encode(settings_example().encode()).decode()
-    await guest.run(f"mkdir /etc/ballonet && echo {text} | base64 -d >/etc/ballonet/coordinator.toml")
+    (folders,) = [line for line in lines(section(BY_HAND)) if line.startswith("mkdir ")]
+    await guest.run(f"{folders} && echo {text} | base64 -d >/etc/ballonet/coordinator.toml")
     enable, reload = [line for line in lines(section(BY_HAND)) if line.startswith("systemctl ")]
     # Type=notify: it returns when the coordinator has said that it serves.
     await guest.run(f"{enable} || {{ journalctl --no-pager -o cat -u ballonet.service | tail -n 40; exit 1; }}", LONG_S)
     status = json.loads(await guest.run("ballonet status --json", LONG_S))
     assert [line["state"] for line in status["guests"]] == ["absent", "absent"]
-    folders = await guest.run("stat -c '%a %U %G %n' /run/ballonet /run/ballonet/control.sock /var/lib/ballonet")
-    assert folders.splitlines() == [
+    stat = await guest.run("stat -c '%a %U %G %n' /run/ballonet /run/ballonet/control.sock /var/lib/ballonet")
+    assert stat.splitlines() == [
         "755 root root /run/ballonet", "660 root ballonet /run/ballonet/control.sock",
         "700 root root /var/lib/ballonet",
     ]  # fmt: skip
