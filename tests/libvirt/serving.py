@@ -108,12 +108,13 @@ class Served:
             time.sleep(0.2)
         raise AssertionError(f"not within {within_s:.0f} s: {guests}\n{self.journal[-3000:]}")
 
-    def until_said(self, text: str, within_s: float = PATIENCE_S) -> None:
-        """Back at the very moment in which the journal has said it since the last `reload`."""
+    def until_said(self, text: str, within_s: float = PATIENCE_S) -> str:
+        """What the journal has said since the last `reload`, at the very moment in which this is in it."""
         ends_s = time.monotonic() + within_s
-        while text not in self.journal[self._heard :]:
+        while text not in (said := self.journal[self._heard :]):
             assert time.monotonic() < ends_s, self.journal[-3000:]
             time.sleep(0.005)
+        return said
 
     def turns(self) -> list[dict[str, Any]]:
         """Every turn so far: {"snapshot", "decision"} as recorded."""
