@@ -63,7 +63,7 @@ def test_what_is_in_huge_pages_is_counted(options: list[str], kib: int) -> None:
 
 
 def test_a_path_is_no_proof_of_huge_pages() -> None:
-    """Where mounts are known they decide; where they are not, the name is reason to leave alone and not to book less."""
+    """Where mounts are known they decide; where they are not, the name is a reason to leave alone, not to book less."""
     options = ["-object", f"{FILE}/dev/shm/huge", "-machine", "memory-backend=m"]
     assert read_arguments(options, MOUNTS) == Arguments()
     assert read_arguments(["-object", f"{FILE}/dev/hugepages2/x"], MOUNTS) == Arguments()
