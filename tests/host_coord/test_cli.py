@@ -23,7 +23,6 @@ from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.cli import cli
 from ballonet_host_coord.control import NoRoom, serve_control
 from ballonet_host_coord.recorder import read_recording
-from ballonet_host_coord.settings import OVERHEAD_KIB
 from ballonet_host_coord.snapshot import decision_to_json, snapshot_to_json
 
 from .builders import make_guest, make_snapshot
@@ -257,16 +256,6 @@ def test_reserve_reads_a_domains_xml(coordinator: str, asked: list[tuple[str, di
     assert asked[2][1]["weight"] == "7"
     (tmp_path / "web.xml").write_text("<domain>")
     assert run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--socket", coordinator).exit_code == 1
-
-
-def test_no_room_is_reserved_for_huge_pages(
-    coordinator: str, asked: list[tuple[str, dict[str, Any]]], tmp_path: Path
-) -> None:
-    """Of a domain in huge pages QEMU's own memory alone takes anything of the budget."""
-    backing = "<memoryBacking><hugepages/></memoryBacking><devices"
-    (tmp_path / "web.xml").write_text(DOMAIN.replace("<devices", backing))
-    assert run("reserve", "--domain-xml", str(tmp_path / "web.xml"), "--socket", coordinator).exit_code == 0
-    assert (asked[0][1]["size"], asked[0][1]["settled"]) == (f"{OVERHEAD_KIB}KiB",) * 2
 
 
 STRANGE = "--force 'q' \"$x\" ünï 雲"

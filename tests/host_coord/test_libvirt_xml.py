@@ -116,7 +116,7 @@ def test_virtio_mem_is_no_part_of_the_balloons_ram() -> None:
     [
         ("", "<memballoon model='none'/>", "it has no balloon device"),
         ("<memoryBacking><hugepages/></memoryBacking>", BALLOON, "it uses hugepages"),
-        ("", BALLOON + "<memory model='dimm'><source><pagesize unit='KiB'>2048</pagesize></source></memory>", "hugepages"),
+        ("", BALLOON + "<memory model='dimm'><source><pagesize>2048</pagesize></source></memory>", "hugepages"),
         (added("-overcommit", "mem-lock=on"), BALLOON, "its memory is locked"),
         (added("-device", "vfio-pci,host=1:0.0"), BALLOON + "<hostdev type='pci'/>", "VFIO"),
         (added("-object", "memory-backend-ram,id=m,policy=bind,host-nodes=0"), BALLOON, "one NUMA node"),
