@@ -179,6 +179,7 @@ def pages(*said: str) -> str:
         ("", VIRTIO_MEM.format("<source><pagesize unit='KiB'>4</pagesize></source>"), 0, 3),
         (pages("size='2048' nodeset='1'"), VIRTIO_MEM.format(""), 2, 2),
         (pages(), VIRTIO_MEM.format("<source><pagesize unit='KiB'>4</pagesize></source>"), 2, 2),
+        (pages(), "<memory model='nvdimm'><target><size unit='GiB'>1</size></target></memory>", 3, 1),
         (MEMFD, "", 1, 3),
     ],
 )

@@ -212,7 +212,7 @@ class QmpVm:
             if migration is Migration.NONE and self._came_in == self._boots.boot:
                 migration = Migration.ARRIVED
             left_kib = actual_bytes // 1024
-            if hotplug is not None and run_state is RunState.RUNNING and not connection.hands_off:
+            if hotplug is not None and run_state is RunState.RUNNING:
                 hotplug = await self._follow(Sizes(connection.boot_kib, left_kib, hotplug), now_s)
             ram_kib = connection.boot_kib + (hotplug.most_kib if hotplug is not None else 0)
             return VmFacts(
