@@ -37,7 +37,8 @@ from .readme import (
 BIN = Path(sys.executable).parent
 # Debian 12 packages that the README installs. Each was looked up there; a new one wants the same.
 PACKAGES = {
-    "python3-click", "python3-libvirt", "python3-msgpack", "python3-pip", "python3-setuptools", "python3-venv", "python3-wheel",
+    "python3-click", "python3-libvirt", "python3-msgpack", "python3-pip", "python3-setuptools", "python3-venv",
+    "python3-wheel",
 }  # fmt: skip
 # Folders that a fresh Debian 12 has. Into any other one `install` needs -D and the file's whole name.
 FOLDERS = {"/etc/systemd/system/", "/etc/udev/rules.d/"}
@@ -94,7 +95,9 @@ def _python3(words: list[str]) -> None:
 # Commands of the system's that the README may use as they are.
 SYSTEM = {
     "systemd-sysusers": [],
-    "systemctl": ["daemon-reload", "enable --now ballonet.service", "reload ballonet.service", "restart libvirtd.service"],
+    "systemctl": [
+        "daemon-reload", "enable --now ballonet.service", "reload ballonet.service", "restart libvirtd.service",
+    ],
     "udevadm": ["control --reload", "trigger --name-match=/dev/virtio-ports/org.ballonet.agent.0 --action=add"],
     "ln": ["-s /opt/ballonet/bin/ballonet /usr/local/bin/ballonet"],
     "mkdir": ["-p /run/vm /etc/ballonet"],

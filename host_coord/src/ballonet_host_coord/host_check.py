@@ -119,7 +119,7 @@ def _service(sight: HostSight) -> Iterable[Finding]:
     if service.answers:
         yield Finding("service", Level.OK, "the coordinator runs and answers")
     elif service.denied:
-        mend = "run `ballonet check` as root, or as a member of its socket's group (ballonet, unless it was set to another)"
+        mend = "run `ballonet check` as root, or as a member of its socket's group (ballonet, if not set to another)"
         yield Finding("service", Level.HINT, service.error, mend, unjudged=True)
     elif service.error:
         yield Finding("service", Level.OK, f"the coordinator does not run ({service.error})")
