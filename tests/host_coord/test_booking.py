@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ballonet_host_coord.arbiter import one_iteration
 from ballonet_host_coord.booking import (
     BALLOON_TOLERANCE_KIB,
     affordable_kib,
@@ -14,9 +15,11 @@ from ballonet_host_coord.booking import (
     boot_answered,
     headroom_kib,
 )
-from ballonet_host_coord.model import HostSettings, Residency, RunState
+from ballonet_host_coord.budget import budget_parts
+from ballonet_host_coord.model import Booking, HostFacts, HostSettings, Hotplug, Residency, RunState
+from ballonet_host_coord.reservations import Reservation, refusal
 
-from .builders import MIB, make_guest, make_report, make_settings, make_vm
+from .builders import GIB, MIB, make_guest, make_report, make_settings, make_snapshot, make_vm
 
 SIZES = st.integers(0, 1024 * MIB)
 RAM_KIB = 1024 * MIB
@@ -125,3 +128,48 @@ def test_statistics_count_only_when_repeated() -> None:
 def test_a_waiting_machine_has_not_answered() -> None:
     """Nothing that is said before the first instruction is of this boot."""
     assert not boot_answered(make_vm(run_state=RunState.PRELAUNCH), make_report())
+
+
+@given(SIZES, SIZES, st.none() | SIZES, SIZES, st.booleans())
+def test_what_is_in_huge_pages_is_booked_nowhere(actual_kib, resident_kib, target_kib, huge_kib, answered):
+    """No budget has it in it: booked is at most the rest of the RAM, or what resides in ordinary memory, and never
+    more than of the same guest without huge pages."""
+    vm, residency = make_vm(actual_kib=actual_kib, hugepages_kib=huge_kib), Residency(resident_kib, 3)
+    booking = book(make_settings(overhead_kib=7), vm, residency, target_kib, answered)
+    ordinary = book(make_settings(), make_vm(actual_kib=actual_kib), residency, target_kib, answered)
+    assert booking.assigned_kib == max(resident_kib, min(ordinary.assigned_kib, RAM_KIB - huge_kib))
+    assert booking.overhead_kib == 7
+
+
+def test_the_part_in_ordinary_memory_is_booked() -> None:
+    """A guest in huge pages with a virtio-mem device of ordinary memory is booked with the device alone."""
+    device = Hotplug(512 * MIB, 2 * MIB, plugged_kib=128 * MIB, requested_kib=256 * MIB)
+    vm = make_vm(ram_kib=RAM_KIB + 512 * MIB, actual_kib=RAM_KIB + 128 * MIB, hotplug=device, hugepages_kib=RAM_KIB)
+    assert book(make_settings(), vm, None, None, answered=True).assigned_kib == 512 * MIB
+    assert vm.claim_kib == 512 * MIB
+
+
+@pytest.mark.parametrize("set_gib", [None, 23])
+def test_a_guest_in_huge_pages_takes_nothing_from_the_others(set_gib: int | None) -> None:
+    """On a host of 64 GiB, 40 of them huge pages, a guest of 32 GiB in these is no overdraft, squeezes nobody and keeps
+    no start from its room, whether the budget was set or not."""
+    facts = HostFacts(64 * GIB, 20 * GIB, hugetlb_kib=40 * GIB)
+    host = HostSettings(budget_kib=None if set_gib is None else set_gib * GIB, reserve_kib=GIB)
+    budget_kib = budget_parts(host, facts).budget_kib
+    assert budget_kib == 23 * GIB
+    reason = "it uses hugepages"
+    vm = make_vm(ram_kib=32 * GIB, actual_kib=32 * GIB, hugepages_kib=32 * GIB, hands_off=reason)
+    settings = make_settings("huge", minimum_kib=8 * GIB, maximum_kib=32 * GIB, overhead_kib=96 * MIB)
+    booking = book(settings, vm, Residency(0, 60 * MIB), None, answered=True)
+    assert booking == Booking(0, 96 * MIB, claimed=False)
+    huge = make_guest("huge", vm=vm, booking=booking, hypervisor_target_kib=None, demand=None, settings={})
+    wants = {"vm": make_vm(ram_kib=16 * GIB, actual_kib=8 * GIB), "booking": Booking(8 * GIB, 0, claimed=False)}
+    other = make_guest(
+        "other", demand_kib=12 * GIB, settings={"maximum_kib": 16 * GIB}, hypervisor_target_kib=8 * GIB, **wants
+    )
+    snapshot = make_snapshot(huge, other, budget_kib=budget_kib)
+    decision = one_iteration(snapshot)
+    assert (decision.booked_kib, decision.overdrawn_kib) == (8 * GIB + 96 * MIB, 0)
+    assert decision.guests[0].why == f"left alone: {reason}"
+    assert decision.guests[1].target_kib >= 12 * GIB
+    assert refusal(snapshot, Reservation("new", 8 * GIB, 5000, 10.0, 60.0)) == ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ballonet_host_coord.finding import Level
-from ballonet_host_coord.guest_check import Arguments, GuestSight, SocketSight, guest_findings, read_arguments
+from ballonet_host_coord.guest_check import GuestSight, SocketSight, guest_findings
 
 from .builders import GIB, MIB
 
@@ -85,29 +85,6 @@ def test_a_strange_name_stays_in_its_line() -> None:
     (found,) = guest_findings([replace(WELL, name="x\n" * 100)])
     assert found.guest.isprintable()
     assert len(found.guest) <= 120
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ([], Arguments()),
-        (["-device", "virtio-balloon-pci,free-page-reporting=on"], Arguments(True, has_balloon=True)),
-        (["-device", '{"driver":"virtio-balloon-pci","free-page-reporting":true}'], Arguments(True, has_balloon=True)),
-        (["-device", "virtio-balloon-pci,id=b"], Arguments(False, has_balloon=True)),
-        (["-device", "vfio-pci,host=1:0.0"],
-         Arguments(None, ("it has a device of the host's (VFIO), which pins its memory",))),
-        (["-overcommit", "mem-lock=on"], Arguments(None, ("its memory is locked",))),
-        (["-mem-path", "/dev/hugepages"], Arguments(None, ("it uses hugepages",))),
-        (["-object", "memory-backend-memfd,id=m,hugetlb=on"], Arguments(None, ("it uses hugepages",))),
-        (["-object", '{"qom-type":"memory-backend-ram","policy":"bind","host-nodes":[0]}'],
-         Arguments(None, ("its memory is bound to one NUMA node",))),
-        (["-object", "memory-backend-ram,policy=bind,host-nodes=0-1"], Arguments()),
-        (["-device", "{broken"], Arguments()),
-    ],
-)  # fmt: skip
-def test_qemus_command_line_is_read(options: list[str], said: Arguments) -> None:
-    """Both forms of options tell what pins memory and whether free pages are reported."""
-    assert read_arguments(["qemu-system-x86_64", *options]) == said
 
 
 def test_a_name_that_is_to_be_typed_is_quoted_and_whole() -> None:

@@ -112,6 +112,8 @@ def test_qemus_process_tells_what_its_snapshot_does_not(tmp_path: Path) -> None:
     known = make_guest("web", vm=make_vm(qemu_pid=7))
     seen = by_service(GuestSight("web"), known, str(tmp_path))
     assert (seen.free_page_reporting, seen.pins, seen.qemu_uid) == (False, ("its memory is locked",), os.geteuid())
+    told = make_guest("web", vm=make_vm(qemu_pid=7, hands_off="its memory is locked; another reason"))
+    assert by_service(GuestSight("web"), told, str(tmp_path)).pins == ("its memory is locked", "another reason")
     stopped = by_service(GuestSight("web"), make_guest("web", vm=make_vm(run_state=RunState.ABSENT)), str(tmp_path))
     assert (stopped.runs, stopped.resident_kib) == (False, 0)
 

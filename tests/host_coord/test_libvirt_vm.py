@@ -291,7 +291,8 @@ def test_what_is_left_alone_is_not_moved() -> None:
         domain, vm = fake.domain("web"), hypervisor.vm("web")
         domain.xml = xml("web", domain.uuid, "<memoryBacking><hugepages/></memoryBacking>")
         await vm.connect()
-        assert (await vm.facts()).hands_off == "it uses hugepages"
+        facts = await vm.facts()
+        assert (facts.hands_off, facts.hugepages_kib) == ("it uses hugepages", RAM_KIB)
         with pytest.raises(PortError, match="left alone: it uses hugepages"):
             await vm.set_target(1000)
         assert fake.targets == []

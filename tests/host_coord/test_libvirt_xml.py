@@ -46,6 +46,13 @@ def live(
 """
 
 
+def added(*arguments: str) -> str:
+    """What is handed on to QEMU as it is."""
+    namespace = "http://libvirt.org/schemas/domain/qemu/1.0"
+    words = "".join(f'<q:arg value="{escape(argument)}"/>' for argument in arguments)
+    return f"<q:commandline xmlns:q='{namespace}'>{words}</q:commandline>"
+
+
 def test_a_live_domain_is_read() -> None:
     """Name, sizes, balloon, channel, controller, policy and QEMU's user come out as libvirt wrote them."""
     policy = (
@@ -109,6 +116,10 @@ def test_virtio_mem_is_no_part_of_the_balloons_ram() -> None:
     [
         ("", "<memballoon model='none'/>", "it has no balloon device"),
         ("<memoryBacking><hugepages/></memoryBacking>", BALLOON, "it uses hugepages"),
+        ("", BALLOON + "<memory model='dimm'><source><pagesize>2048</pagesize></source></memory>", "hugepages"),
+        (added("-overcommit", "mem-lock=on"), BALLOON, "its memory is locked"),
+        (added("-device", "vfio-pci,host=1:0.0"), BALLOON + "<hostdev type='pci'/>", "VFIO"),
+        (added("-object", "memory-backend-ram,id=m,policy=bind,host-nodes=0"), BALLOON, "one NUMA node"),
         ("<memoryBacking><locked/></memoryBacking>", BALLOON, "its memory is locked"),
         ("<launchSecurity type='sev'/>", BALLOON, 'its memory is encrypted ("sev") and pinned'),
         ("", BALLOON + "<hostdev mode='subsystem' type='pci'/>", "VFIO"),
@@ -139,6 +150,44 @@ def test_what_must_be_left_alone(top: str, device: str, reason: str) -> None:
 def test_what_need_not_be_left_alone(top: str, device: str) -> None:
     """Memory that KSM may not share, USB devices, bridges and loose NUMA settings leave the balloon useful."""
     assert parse_domain(live(top=top, devices=BALLOON + device)).hands_off == ()
+
+
+MEMFD = added("-object", "memory-backend-memfd,id=m,hugetlb=on,size=1G", "-numa", "node,memdev=m")
+CELLS = "<cpu><numa><cell id='0' memory='1' unit='GiB'/><cell id='1' memory='3145728'/></numa></cpu>"
+VIRTIO_MEM = """<memory model='virtio-mem'>{}<target><size unit='GiB'>2</size><node>1</node><block unit='MiB'>2</block>
+    <requested unit='GiB'>1</requested><current>0</current></target></memory>"""
+
+
+def pages(*said: str) -> str:
+    return f"<memoryBacking><hugepages>{''.join(f'<page {page}/>' for page in said)}</hugepages></memoryBacking>"
+
+
+@pytest.mark.parametrize(
+    ("top", "devices", "huge_gib", "claim_gib"),
+    [
+        ("", "", 0, 4),
+        (pages(), "", 4, 0),
+        (pages(), CHANNEL, 4, 0),
+        (pages("size='1' unit='GiB'"), "", 4, 0),
+        (pages("size='4' unit='KiB'"), "", 0, 4),
+        (pages("size='2' unit='M' nodeset='0'"), "", 4, 0),
+        (CELLS + pages("size='2' unit='M' nodeset='0'"), "", 1, 3),
+        (CELLS + pages("size='2048' nodeset='0-9,^0'"), "", 3, 1),
+        (CELLS + pages("size='2048'", "size='4' nodeset='1'"), "", 1, 3),
+        (CELLS + pages(), "", 4, 0),
+        ("", VIRTIO_MEM.format("<source><pagesize unit='MiB'>2</pagesize></source>"), 2, 2),
+        ("", VIRTIO_MEM.format("<source><pagesize unit='KiB'>4</pagesize></source>"), 0, 3),
+        (pages("size='2048' nodeset='1'"), VIRTIO_MEM.format(""), 2, 2),
+        (pages(), VIRTIO_MEM.format("<source><pagesize unit='KiB'>4</pagesize></source>"), 2, 2),
+        (pages(), "<memory model='nvdimm'><target><size unit='GiB'>1</size></target></memory>", 3, 1),
+        (MEMFD, "", 1, 3),
+    ],
+)
+def test_how_much_is_in_huge_pages(top: str, devices: str, huge_gib: int, claim_gib: int) -> None:
+    """By node and by device as libvirt chooses; what a boot claims of ordinary memory is never more than the rest."""
+    domain = parse_domain(live(sizes="<memory unit='GiB'>4</memory>", top=top, devices=devices + BALLOON))
+    assert (domain.hugepages_kib, domain.ordinary_claim_kib) == (huge_gib << 20, claim_gib << 20)
+    assert bool(domain.hands_off) == bool(huge_gib or "page" in top + devices)
 
 
 def test_a_channel_without_a_socket_of_qemus_has_no_path() -> None:

@@ -14,7 +14,16 @@ import psutil
 import pytest
 
 from ballonet_host_coord.boots import Process
-from ballonet_host_coord.qemu_process import QemuFinder, age_s, belongs_to, find_qemu, guest_name, run_folders
+from ballonet_host_coord.qemu_arguments import Arguments
+from ballonet_host_coord.qemu_process import (
+    QemuFinder,
+    age_s,
+    arguments_of,
+    belongs_to,
+    find_qemu,
+    guest_name,
+    run_folders,
+)  # fmt: skip
 
 
 @contextmanager
@@ -146,3 +155,15 @@ def test_who_becomes_a_qemu_late_is_found_and_who_ends_is_gone(monkeypatch: pyte
 def test_a_guests_name_is_what_its_qemu_was_told(arguments: list[str], name: str) -> None:
     """In QEMU's old and new way of saying it."""
     assert guest_name(arguments) == name
+
+
+def test_a_process_tells_what_it_was_started_with(tmp_path: Path) -> None:
+    """Its arguments, and huge pages where it sees them mounted; of one that is gone nothing is known."""
+    with qemu("-overcommit", "mem-lock=on") as pid:
+        assert arguments_of(pid) == Arguments(None, ("its memory is locked",))
+    assert arguments_of(pid) is None
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_text("kvm\0-m\0002G\0-mem-path\0/mnt/a b/x\0")
+    assert arguments_of(7, str(tmp_path)) == Arguments()
+    (tmp_path / "7/mounts").write_text("tmpfs /mnt tmpfs rw 0 0\nnone /mnt/a\\040b hugetlbfs rw,pagesize=2M 0 0\n")
+    assert arguments_of(7, str(tmp_path)) == Arguments(None, ("it uses hugepages",), hugepages_kib=2 << 20)

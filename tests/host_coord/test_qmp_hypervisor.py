@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from ballonet_host_coord import qmp_hypervisor
 from ballonet_host_coord.model import (
     BalloonStatistics,
     GuestSettings,
@@ -20,6 +21,7 @@ from ballonet_host_coord.model import (
     VmEventKind,
 )  # fmt: skip
 from ballonet_host_coord.ports import PortError, VmAbsent, VmGone
+from ballonet_host_coord.qemu_arguments import Arguments, read_arguments
 from ballonet_host_coord.qmp import QmpClient
 from ballonet_host_coord.qmp_hypervisor import QmpHypervisor, QmpVm
 
@@ -34,8 +36,14 @@ class Clock:
         await trio.sleep(seconds)
 
 
-def run(folder: Path, test: Callable[[FakeQemu, QmpVm], Awaitable[None]]) -> None:
-    """Run `test` with a machine and our port to it; time jumps when all wait."""
+def run(
+    folder: Path, test: Callable[[FakeQemu, QmpVm], Awaitable[None]], arguments: Arguments | None = None
+) -> None:
+    """Run `test` with a machine and our port to it; time jumps when all wait. `arguments`: of its command line."""
+
+    async def in_time(_seconds: float, _function: object, pid: int) -> Arguments | None:
+        assert pid == os.getpid()
+        return arguments
 
     async def main() -> None:
         qemu = FakeQemu(str(folder / "qmp"))
@@ -54,7 +62,9 @@ def run(folder: Path, test: Callable[[FakeQemu, QmpVm], Awaitable[None]]) -> Non
                     await vm.aclose()
                 nursery.cancel_scope.cancel()
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01), strict_exception_groups=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qmp_hypervisor, "in_time", in_time)
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.01), strict_exception_groups=True)
 
 
 def test_facts_are_what_qemu_says(tmp_path: Path) -> None:
@@ -333,3 +343,34 @@ def test_channel_of_the_settings_is_opened(tmp_path: Path) -> None:
         assert len(list(tmp_path.glob("channel-*.lock"))) == 1
 
     run(tmp_path, test)
+
+
+def test_what_its_command_line_says_is_left_alone(tmp_path: Path) -> None:
+    """A guest whose memory is pinned, locked or in huge pages says so in its facts, with how much no budget has, and
+    neither balloon nor virtio-mem is told anything."""
+
+    async def test(qemu: FakeQemu, vm: QmpVm) -> None:
+        qemu.plug_device(256)
+        await vm.connect()
+        facts = await vm.facts()
+        assert facts.hands_off == "it uses hugepages; its memory is locked"
+        assert (facts.ram_kib, facts.hugepages_kib, facts.ordinary_kib) == (1280 << 10, 512 << 10, 768 << 10)
+        with pytest.raises(PortError, match="left alone: it uses hugepages"):
+            await vm.set_target(900 << 10)
+        assert qemu.told == []
+
+    options = ["-object", "memory-backend-memfd,id=m,hugetlb=on,size=512M", "-numa", "node,memdev=m",
+               "-overcommit", "mem-lock=on"]  # fmt: skip
+    run(tmp_path, test, read_arguments(options))
+
+
+def test_of_a_command_line_that_cannot_be_read_nothing_is_known(tmp_path: Path) -> None:
+    """Then the guest is moved as one without any."""
+
+    async def test(qemu: FakeQemu, vm: QmpVm) -> None:
+        await vm.connect()
+        assert ((await vm.facts()).hands_off, (await vm.facts()).hugepages_kib) == ("", 0)
+        await vm.set_target(900 << 10)
+        assert qemu.told == [("balloon", 900)]
+
+    run(tmp_path, test, None)

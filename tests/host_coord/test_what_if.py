@@ -132,3 +132,10 @@ def test_machine_in_any_state_is_imagined_or_left(state: RunState) -> None:
     values: dict[str, Any] = {"run_state": state} if state is RunState.MIGRATING else {"run_state": state, "ram_kib": 0}
     found = changes(make_snapshot(make_guest(vm=make_vm(**values)), BETA))
     assert ("it runs and answers" in found) is (state is RunState.MIGRATING)
+
+
+def test_a_guest_in_huge_pages_is_imagined_without_them() -> None:
+    """No budget has them, whether its driver has answered or not."""
+    vm = make_vm(ram_kib=GIB, actual_kib=GIB, hugepages_kib=GIB, hands_off="it uses hugepages")
+    huge = make_guest(vm=vm, booking=Booking(0, 0, claimed=True), hypervisor_target_kib=None)
+    assert changes(make_snapshot(huge)) == {}

@@ -19,6 +19,10 @@ Two kinds of evidence show that the driver of this boot has answered:
 * without an agent that counts: balloon statistics of this boot, `STATISTICS_NEEDED` times. One is not enough, as the
   driver queues its first statistics before it begins to inflate.
 
+What of its RAM is in huge pages a guest has already, whatever its balloon says, and no budget has them in it: such a
+guest is booked with no more than the rest of its RAM, with what resides in ordinary memory where that is more, and
+with QEMU's overhead.
+
 A VM that waits before its first instruction cannot touch memory: it is booked at what is resident, and the
 coordinator starts it only when its whole claim fits.
 
@@ -127,7 +131,10 @@ def _held_kib(vm: VmFacts, resident_kib: int, target_kib: int) -> int:
     in_flight_kib = target_kib
     if target_kib > vm.actual_kib:
         in_flight_kib = max(target_kib, min(vm.ram_kib, target_kib + refilled_kib(vm, resident_kib)))
-    return max(vm.actual_kib, in_flight_kib, resident_kib)
+    held_kib = max(vm.actual_kib, in_flight_kib)
+    if vm.hugepages_kib:
+        held_kib = min(held_kib, vm.ordinary_kib)
+    return max(held_kib, resident_kib)
 
 
 def refilled_kib(vm: VmFacts, resident_kib: int) -> int:

@@ -152,15 +152,16 @@ def reserve(
 
 
 def _of_domain(domain_xml: BinaryIO) -> tuple[str, str, dict[str, str]]:
-    """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory. Besides, as the request
-    has it, its size when its balloon driver has taken it to its `currentMemory`, and the weight in its metadata."""
+    """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory; without what is in huge
+    pages, as any budget. Besides, as the request has it, its size when its balloon driver has taken it to its
+    `currentMemory`, and the weight in its metadata."""
     from .libvirt_xml import parse_domain  # here, since no other command needs it
 
     try:
         domain = parse_domain(domain_xml.read().decode())  # UTF-8 from libvirt, whatever the locale
     except (PortError, UnicodeDecodeError) as error:
         fail(str(error))
-    sizes_kib = (domain.claim_kib, min(domain.claim_kib, domain.current_memory_kib))
+    sizes_kib = (domain.ordinary_claim_kib, min(domain.ordinary_claim_kib, domain.current_memory_kib))
     size, settled = (f"{kib + OVERHEAD_KIB}KiB" for kib in sizes_kib)
     weight = sane_policy(Domain(domain.name, domain.uuid, policy=domain.policy)).get("weight")
     return domain.name, size, {"settled": settled, **({"weight": weight} if weight else {})}

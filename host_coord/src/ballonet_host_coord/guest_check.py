@@ -1,16 +1,13 @@
 """What is wrong with each guest for being managed, and how to mend each: facts in, findings out. Pure.
 
 The facts come from guest_look.py: of libvirt's XML, of QEMU's monitor or the running coordinator's snapshot, and of
-QEMU's command line (`read_arguments`), which anybody may read and which disturbs nobody.
+QEMU's command line (qemu_arguments.py).
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .finding import Finding, Level, shown
 from .plain_text import shell_word
@@ -68,16 +65,6 @@ class GuestSight:
     monitor: SocketSight | None = None
     qemu_uid: int | None = None
     resident_kib: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """What QEMU's command line says of its memory."""
-
-    free_page_reporting: bool | None = None
-    pins: tuple[str, ...] = ()
-    has_balloon: bool = False
-    """One that QEMU began with; a plugged one is not in the arguments."""
 
 
 def guest_findings(guests: Sequence[GuestSight]) -> list[Finding]:
@@ -205,57 +192,3 @@ def _shared_sockets(guests: Sequence[GuestSight]) -> Iterable[Finding]:
         if first is not guest:
             text = f"{shown(path)} is the channel of {shown(first.name)}, too: one of them is heard as the other"
             yield _finding(guest, "channel", Level.PROBLEM, text, "give each guest a socket of its own")
-
-
-# --- QEMU's command line --------------------------------------------------------------------------------
-
-
-def read_arguments(untrusted: Sequence[str]) -> Arguments:
-    """What the arguments say, in both forms that QEMU takes: `key=value,...` and JSON."""
-    reporting: bool | None = None
-    has_balloon = False
-    pins: list[str] = []
-    for option, value in itertools.pairwise(untrusted):
-        said = _said(value)
-        kind = str(said.get("driver") or said.get("qom-type") or said.get("") or "")
-        if option == "-device" and kind.startswith("virtio-balloon"):
-            has_balloon, reporting = True, _is_on(said.get("free-page-reporting"))
-        elif option == "-device" and kind.startswith("vfio-"):
-            pins.append("it has a device of the host's (VFIO), which pins its memory")
-        elif (option == "-overcommit" and _is_on(said.get("mem-lock"))) or (
-            option == "-realtime" and _is_on(said.get("mlock"))
-        ):
-            pins.append("its memory is locked")
-        elif option == "-mem-path" and "huge" in value:
-            pins.append("it uses hugepages")
-        elif option == "-object" and kind.startswith("memory-backend"):
-            if _is_on(said.get("hugetlb")) or "huge" in str(said.get("mem-path", "")):
-                pins.append("it uses hugepages")
-            if said.get("policy") == "bind" and _one_node(said.get("host-nodes")):
-                pins.append("its memory is bound to one NUMA node")
-    return Arguments(reporting, tuple(dict.fromkeys(pins)), has_balloon)
-
-
-def _said(untrusted_text: str) -> dict[str, Any]:
-    """The option's keys; the first word without a key, its kind, stands under ""."""
-    if untrusted_text.startswith("{"):
-        try:
-            value = json.loads(untrusted_text)
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
-    said: dict[str, Any] = {}
-    for number, part in enumerate(untrusted_text.split(",")):
-        key, equals, value = part.partition("=")
-        said["" if number == 0 and not equals else key] = value if equals else key
-    return said
-
-
-def _is_on(value: object) -> bool:
-    return value is True or (isinstance(value, str) and value.lower() in ("on", "true", "yes"))
-
-
-def _one_node(nodes: object) -> bool:
-    if isinstance(nodes, list):
-        return len(nodes) == 1
-    return isinstance(nodes, int) or (isinstance(nodes, str) and nodes.isdecimal())

@@ -20,17 +20,19 @@ import trio
 
 from .control import ControlError, Unreachable, request
 from .finding import shown
-from .guest_check import GuestSight, SocketSight, read_arguments
+from .guest_check import GuestSight, SocketSight
 from .guest_rules import settings_for
 from .host_check import Service
+from .hotplug import hotplug_of
 from .libvirt_callers import Caller
 from .libvirt_hypervisor import domain_of, running_domains, statistics_of
 from .libvirt_link import LibvirtLink
 from .libvirt_xml import ABSENT_BALLOON, AGENT_PORT, DomainXml, DomainXmlError, parse_domain
 from .model import GuestSettings, GuestSnapshot, LinkState, RunState, Settings, Snapshot
 from .ports import PortError, VmAbsent
+from .qemu_process import arguments_of
 from .qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
-from .qmp_hypervisor import DEVICE_ROOTS, hotplug_of
+from .qmp_hypervisor import DEVICE_ROOTS
 from .snapshot import snapshot_from_json
 
 MOST_AT_ONCE = 16
@@ -110,7 +112,7 @@ def by_service(sight: GuestSight, known: GuestSnapshot, proc_root: str = "/proc"
         has_port=None if sight.channel is not None else False,
         swap_kib=report.swap_total_kib if report is not None else None,
         resident_kib=known.residency.resident_kib if known.residency is not None else None,
-        pins=(vm.hands_off,) if vm.hands_off else (),
+        pins=tuple(filter(None, vm.hands_off.split("; "))),
     )
     sight = _by_process(sight, vm.qemu_pid, proc_root)
     if vm.run_state is not RunState.UNREACHABLE:
@@ -174,11 +176,12 @@ def _by_process(sight: GuestSight, qemu_pid: int | None, proc_root: str) -> Gues
     """With what QEMU's process says of itself; unchanged where the kernel does not show it."""
     if not qemu_pid:
         return sight
+    arguments = arguments_of(qemu_pid, proc_root)
     try:
-        with open(f"{proc_root}/{qemu_pid}/cmdline", encoding="utf-8", errors="replace") as file:
-            arguments = read_arguments(file.read().split("\0"))
         uid = os.stat(f"{proc_root}/{qemu_pid}").st_uid
     except OSError:
+        return sight
+    if arguments is None:
         return sight
     reporting = sight.free_page_reporting
     return replace(

@@ -11,26 +11,21 @@ Every file but meminfo is optional: PSI and cgroups may be missing, a process ma
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
 from .cgroups import Group, groups_of, read_optional
 from .host_survey import Surveyor, hugetlb_kib, meminfo_fields
+from .left_behind import LEFT_BEHIND
 from .model import HostFacts, Residency, Survey
 from .ports import Clock, PortError
 from .residency import Mapping, ProcessMemory, guest_memory, parse_smaps, parse_status, split
 
 log = logging.getLogger("ballonet")
-
-# A cancelled wait leaves its thread behind. trio 0.22, which Debian 12 has, calls that `cancellable`.
-_NEW_NAME = "abandon_on_cancel" in inspect.signature(trio.to_thread.run_sync).parameters
-_LEFT_BEHIND: dict[str, Any] = {"abandon_on_cancel" if _NEW_NAME else "cancellable": True}
 
 SMAPS_AGE_S = 10.0
 """QEMU's own memory creeps; a reading this old is replaced."""
@@ -108,7 +103,7 @@ class ProcHostMemory:
         now_s = self._clock.now()
         pids = frozenset(managed)
         try:
-            return await trio.to_thread.run_sync(self._surveyor.survey, pids, now_s, **_LEFT_BEHIND)
+            return await trio.to_thread.run_sync(self._surveyor.survey, pids, now_s, **LEFT_BEHIND)
         except (OSError, KeyError, ValueError) as error:
             raise PortError(f"the host's memory cannot be surveyed: {error!r}") from error
 
@@ -147,7 +142,7 @@ class ProcHostMemory:
             with trio.move_on_after(LOOK_WAITS_S):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 self._reading.add(qemu_pid)
-                return await trio.to_thread.run_sync(job, limiter=trio.CapacityLimiter(1), **_LEFT_BEHIND)
+                return await trio.to_thread.run_sync(job, limiter=trio.CapacityLimiter(1), **LEFT_BEHIND)
         log.warning("smaps of process %d: not read within %.0f s; its last reading counts", qemu_pid, LOOK_WAITS_S)
         return None
 

@@ -30,6 +30,9 @@ PATIENCE_S = 2.0
 REFUSED_S = 60.0
 REFUSED_MOST_S = 960.0
 
+DEVICE_SIZES = ("max-size", "size", "requested-size", "block-size")
+"""QEMU's names in query-memory-devices, bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -133,3 +136,20 @@ class Mover:
         self._kept_until_s = now_s + self._refused_s
         return told
 
+
+def hotplug_of(devices: object) -> Hotplug | None:
+    """The virtio-mem devices in the answer to query-memory-devices, as if they were one; None for none, or for an
+    answer that is none."""
+    found = []
+    for device in devices if isinstance(devices, list) else []:
+        if not isinstance(device, dict) or device.get("type") != "virtio-mem":
+            continue
+        data = device.get("data")
+        sizes = [data.get(key) for key in DEVICE_SIZES] if isinstance(data, dict) else [None]
+        if not all(type(size) is int and size >= 0 for size in sizes):
+            return None
+        found.append([size // 1024 for size in sizes if size is not None])
+    if not found:
+        return None
+    most_kib, plugged_kib, requested_kib = (sum(sizes[index] for sizes in found) for index in range(3))
+    return Hotplug(most_kib, max(1, *(sizes[3] for sizes in found)), plugged_kib, requested_kib)

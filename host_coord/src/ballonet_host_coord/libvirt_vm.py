@@ -197,6 +197,7 @@ class LibvirtVm:
             hands_off="; ".join(domain.hands_off),
             read_s=poll.read_s,
             hotplug=hotplug,
+            hugepages_kib=domain.hugepages_kib,
         )
 
     async def set_target(self, target_kib: int) -> None:

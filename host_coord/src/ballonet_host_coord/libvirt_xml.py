@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, t
 from .model import Hotplug
 from .plain_text import printable
 from .ports import PortError
+from .qemu_arguments import HUGEPAGES, LOCKED, ONE_NODE, VFIO, read_arguments
 
 AGENT_PORT = "org.ballonet.agent.0"
 NAMESPACE = "urn:ballonet:domain:1"
@@ -31,6 +32,10 @@ for _power, _letter in enumerate("kmgtpe", start=1):
     _UNIT_BYTES |= {_letter: 1024**_power, f"{_letter}ib": 1024**_power, f"{_letter}b": 1000**_power}
 
 ABSENT_BALLOON = "none"
+ADDED_ARGUMENTS = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline/{http://libvirt.org/schemas/domain/qemu/1.0}arg"
+"""`<qemu:commandline><qemu:arg value='...'/>`: what libvirt hands on to QEMU and says nowhere else."""
+ORDINARY_PAGE_KIB = 64
+"""The largest page that a kernel may have as its ordinary one; `<page>` may name that, too, and then means nothing."""
 
 
 class DomainXmlError(PortError):
@@ -85,6 +90,8 @@ class DomainXml:
     """The user that QEMU runs as, as the security label says it (`+64055` is a number); empty where it says nothing."""
     hands_off: tuple[str, ...] = ()
     """Why this domain's memory is not to be moved; empty where it may be."""
+    hugepages_kib: int = 0
+    """How much of `memory_kib` is in the host's huge pages."""
 
     @property
     def boot_kib(self) -> int:
@@ -95,6 +102,11 @@ class DomainXml:
     def claim_kib(self) -> int:
         """What it can touch before its drivers answer: virtio-mem plugs what is requested by itself."""
         return self.boot_kib + sum(max(device.requested_kib, device.current_kib) for device in self.virtio_mem)
+
+    @property
+    def ordinary_claim_kib(self) -> int:
+        """Of that: the most that can be in ordinary memory, of which a budget is made."""
+        return min(self.claim_kib, max(0, self.memory_kib - self.hugepages_kib))
 
     @property
     def hotplug(self) -> Hotplug | None:
@@ -185,6 +197,8 @@ def _domain(root: Element, name: str) -> DomainXml:
         raise _Wrong(f"its virtio-mem devices are as large as its whole memory, {memory_kib} KiB")
     balloon = root.find("devices/memballoon")
     policy, notes = _policy(root.find("metadata"))
+    added = read_arguments([element.get("value", "") for element in root.iterfind(ADDED_ARGUMENTS)])
+    hugepages_kib = max(_hugepages_kib(root, memory_kib), added.hugepages_kib)
     return DomainXml(
         name=name,
         uuid=_uuid(root.findtext("uuid")),
@@ -202,7 +216,8 @@ def _domain(root: Element, name: str) -> DomainXml:
         policy=policy,
         notes=tuple(notes),
         qemu_user=_qemu_user(root),
-        hands_off=tuple(_reasons(root)),
+        hands_off=tuple(dict.fromkeys((*_reasons(root), *added.pins))),
+        hugepages_kib=min(hugepages_kib, memory_kib),
     )
 
 
@@ -301,20 +316,75 @@ def _reasons(root: Element) -> Iterable[str]:
     balloon = root.find("devices/memballoon")
     if balloon is None or balloon.get("model", ABSENT_BALLOON) == ABSENT_BALLOON:
         yield "it has no balloon device"
-    if root.find("memoryBacking/hugepages") is not None:
-        yield "it uses hugepages"
+    if root.find("memoryBacking/hugepages") is not None or root.find("devices/memory/source/pagesize") is not None:
+        yield HUGEPAGES
     if root.find("memoryBacking/locked") is not None:
-        yield "its memory is locked"
+        yield LOCKED
     security = root.find("launchSecurity")
     if security is not None:
         yield f"its memory is encrypted ({_shown(security.get('type', ''))}) and pinned"
     if any(_pins(device) for device in root.iterfind("devices/*")):
-        yield "it has a device of the host's (VFIO), which pins its memory"
+        yield VFIO
     if len(root.findall("devices/memory[@model='virtio-mem']")) > 1:
         yield "it has several virtio-mem devices; one is served"
     numa = [*root.iterfind("numatune/memory"), *root.iterfind("numatune/memnode")]
     if any(_binds_to_one_node(element) for element in numa):
-        yield "its memory is bound to one NUMA node"
+        yield ONE_NODE
+
+
+def _hugepages_kib(root: Element, memory_kib: int) -> int:
+    """How much of its memory is in huge pages: of the guest's NUMA nodes and of each memory device, as libvirt chooses
+    (the device's own page size, else the `<page>` of its node, else the one of no node). Too little where it is not
+    certain."""
+    found_kib, boot_kib = 0, memory_kib
+    for device in root.iterfind("devices/memory"):
+        size_kib = _size(device.find("target/size"), "memory device's <size>", absent_kib=0)
+        boot_kib -= size_kib
+        own = device.find("source/pagesize")
+        node = _count((device.findtext("target/node") or "0").strip())
+        page_kib = _size(own, "<pagesize>") if own is not None else _page_kib(root, node)
+        if page_kib > ORDINARY_PAGE_KIB and device.get("model") in ("dimm", "virtio-mem"):
+            found_kib += size_kib
+    cells = root.findall("cpu/numa/cell")
+    for cell in cells:
+        if _page_kib(root, _count(cell.get("id", ""))) > ORDINARY_PAGE_KIB:
+            memory = Element("memory", {"unit": cell.get("unit", "")})
+            memory.text = cell.get("memory", "0")
+            found_kib += _size(memory, "NUMA cell's memory")
+    if not cells and _page_kib(root, 0) > ORDINARY_PAGE_KIB:
+        found_kib += max(0, boot_kib)
+    return found_kib
+
+
+def _page_kib(root: Element, node: int | None) -> int:
+    """Which pages a node of the guest's is made of; 0: ordinary ones."""
+    hugepages = root.find("memoryBacking/hugepages")
+    if hugepages is None:
+        return 0
+    pages = hugepages.findall("page")
+    if not pages:
+        return MOST_KIB  # the host's default for huge pages, whatever that is
+    whole_kib = 0
+    for page in pages:
+        size = Element("size", {"unit": page.get("unit", "")})
+        size.text = page.get("size", "0")
+        size_kib, nodes = _size(size, "<page> size"), page.get("nodeset")
+        if nodes is None:
+            whole_kib = size_kib
+        elif node is not None and _has_node(nodes, node):
+            return size_kib
+    return whole_kib
+
+
+def _has_node(untrusted_nodes: str, node: int) -> bool:
+    """Whether a node is in a set like `0-3,^2`."""
+    has = False
+    for part in untrusted_nodes.replace(" ", "").split(","):
+        first, dash, last = part.removeprefix("^").partition("-")
+        least, most = _count(first), _count(last if dash else first)
+        if least is not None and most is not None and least <= node <= most:
+            has = not part.startswith("^")
+    return has
 
 
 def _pins(device: Element) -> bool:

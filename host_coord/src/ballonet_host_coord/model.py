@@ -152,6 +152,13 @@ class VmFacts:
     hands_off: str = ""
     """Why nothing may move this VM's memory (hugepages, a device that pins it); empty where it may be moved."""
     hotplug: Hotplug | None = None
+    hugepages_kib: int = 0
+    """How much of `ram_kib` is in the host's huge pages, which are in no budget (budget.py)."""
+
+    @property
+    def ordinary_kib(self) -> int:
+        """The most that it can have of what a budget is made of."""
+        return max(0, self.ram_kib - self.hugepages_kib)
 
     @property
     def boot_kib(self) -> int:
@@ -170,10 +177,12 @@ class VmFacts:
 
     @property
     def claim_kib(self) -> int:
-        """What a boot can touch before its balloon driver has answered, and before anybody could stop it."""
+        """What a boot can touch before its balloon driver has answered, and before anybody could stop it; what is in
+        huge pages apart."""
         if self.hotplug is None:
-            return self.ram_kib
-        return self.boot_kib + max(self.hotplug.plugged_kib, self.hotplug.requested_kib)
+            return self.ordinary_kib
+        claim_kib = self.boot_kib + max(self.hotplug.plugged_kib, self.hotplug.requested_kib)
+        return min(claim_kib, self.ordinary_kib)
 
 
 @dataclass(frozen=True, slots=True)

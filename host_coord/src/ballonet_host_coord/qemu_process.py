@@ -1,4 +1,5 @@
-"""Finds QEMU processes: a libvirt domain's, since libvirt tells everything of it but that, and all on the host.
+"""Finds QEMU processes: a libvirt domain's, since libvirt tells everything of it but that, and all on the host. Reads
+what a process was started with.
 
 The channel's socket would tell (`SO_PEERCRED` is QEMU's, m), but only to who connects, and it serves one client.
 """
@@ -16,8 +17,10 @@ from contextlib import suppress
 import psutil
 
 from .boots import Process
+from .qemu_arguments import Arguments, read_arguments
 
 SYSTEM_RUN = "/run/libvirt/qemu"
+_OCTAL = re.compile(r"\\([0-7]{3})")
 SAME_S = 2.0
 """When a process began is told by the wall clock, which is set now and then."""
 
@@ -52,6 +55,27 @@ def belongs_to(process: Process, user: str = "") -> bool:
         same = abs(now.create_time() - process.began_wall_s) < SAME_S
         return same and (uid is None or bool(now.uids().real == uid))
     return False
+
+
+def arguments_of(pid: int, proc_root: str = "/proc") -> Arguments | None:
+    """What its command line says, None where it cannot be read. It may keep the reader waiting: for a thread."""
+    try:
+        with open(f"{proc_root}/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+            untrusted = file.read().split("\0")
+    except OSError:
+        return None
+    return read_arguments(untrusted, _hugetlbfs(f"{proc_root}/{pid}/mounts"))
+
+
+def _hugetlbfs(path: str) -> list[str] | None:
+    """Where huge pages are mounted, as the process sees it; None where that is not shown."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            rows = [line.split(" ") for line in file]
+    except OSError:
+        return None
+    # The kernel writes spaces and the like in octal.
+    return [_OCTAL.sub(lambda found: chr(int(found[1], 8)), row[1]) for row in rows if row[2:3] == ["hugetlbfs"]]
 
 
 def age_s(process: Process) -> float:

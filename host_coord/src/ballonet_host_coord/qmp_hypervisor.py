@@ -1,8 +1,8 @@
 """The hypervisor port over QMP: one monitor socket per VM, as the settings name them.
 
-What cannot change while a connection lasts (balloon device, RAM, deflate-on-oom, which ports are not the agent's) is
-read when it is made; `facts` then takes four commands. They go out in one write: apart they were a
-quarter of all that a coordinator of 200 guests did (DESIGN.md, "What it costs").
+What cannot change while a connection lasts (balloon device, RAM, deflate-on-oom, which ports are not the agent's, what
+QEMU was started with) is read when it is made; `facts` then takes four commands. They go out in one write: apart they
+were a quarter of all that a coordinator of 200 guests did (DESIGN.md, "What it costs").
 
 Needs of each VM: a QMP socket of our own (a monitor has one client), and a virtio balloon::
 
@@ -24,9 +24,12 @@ import trio
 
 from .boots import BootTracker, Process
 from .channel_socket import ChannelStream, lock_directory, open_channel
-from .hotplug import Mover, Sizes, Split
+from .hotplug import Mover, Sizes, Split, hotplug_of
+from .left_behind import in_time
 from .model import GuestSettings, Hotplug, Migration, RunState, Settings, VmEvent, VmEventKind, VmFacts
 from .ports import Clock, PortError, VmAbsent, VmGone
+from .qemu_arguments import NOTHING, Arguments
+from .qemu_process import arguments_of
 from .qmp import QmpAbsent, QmpClient, QmpClosed, QmpError, QmpTimeout
 
 _T = TypeVar("_T")
@@ -39,7 +42,6 @@ BALLOON_LINE = "-device virtio-balloon-pci,deflate-on-oom=on,free-page-reporting
 DEVICE_ROOTS = ("/machine/peripheral", "/machine/peripheral-anon")
 """Where -device puts what it makes: with an id= and without."""
 
-DEVICE_SIZES = ("max-size", "size", "requested-size", "block-size")
 SEVERAL = "it has several virtio-mem devices; one is served"
 
 # QEMU's run states. What is not named here stands still, and is left alone like a paused machine.
@@ -60,6 +62,8 @@ MIGRATIONS = {
     "finish-migrate": Migration.OUTGOING,
     "postmigrate": Migration.LEFT,
 }
+ARGUMENTS_WAIT_S = 2.0
+"""Who reads a process's command line waits while that process changes its memory, and for ever where it hangs there."""
 MIGRATION_OVER = ("none", "completed", "failed", "cancelled")
 
 EVENTS = {
@@ -115,7 +119,12 @@ class _Connection:
     deflate_on_oom: bool | None = None
     other_ports: set[str] = field(default_factory=set)
     qemu_pid: int | None = None
+    arguments: Arguments = NOTHING
     gone_told: bool = False
+
+    @property
+    def hands_off(self) -> str:
+        return "; ".join((*self.arguments.pins, *([SEVERAL] if len(self.hotplug) > 1 else [])))
 
 
 class QmpVm:
@@ -171,6 +180,8 @@ class QmpVm:
             if self._boots.connected(process, now_s - age_s, now_s):
                 self._migration, self._unknown_past = Migration.NONE, True
             await self._look_around(connection)
+            if process is not None:
+                connection.arguments = await in_time(ARGUMENTS_WAIT_S, arguments_of, process.pid) or NOTHING
         except BaseException:
             await self.aclose()
             raise
@@ -203,9 +214,10 @@ class QmpVm:
             left_kib = actual_bytes // 1024
             if hotplug is not None and run_state is RunState.RUNNING:
                 hotplug = await self._follow(Sizes(connection.boot_kib, left_kib, hotplug), now_s)
+            ram_kib = connection.boot_kib + (hotplug.most_kib if hotplug is not None else 0)
             return VmFacts(
                 run_state=run_state,
-                ram_kib=connection.boot_kib + (hotplug.most_kib if hotplug is not None else 0),
+                ram_kib=ram_kib,
                 actual_kib=left_kib + (hotplug.plugged_kib if hotplug is not None else 0),
                 boot=self._boots.boot,
                 boot_began_s=self._boots.boot_began_s,
@@ -215,21 +227,22 @@ class QmpVm:
                 qemu_pid=connection.qemu_pid,
                 read_s=now_s,
                 migration=migration,
-                hands_off=SEVERAL if len(connection.hotplug) > 1 else "",
+                hands_off=connection.hands_off,
                 hotplug=hotplug,
+                hugepages_kib=min(ram_kib, connection.arguments.hugepages_kib),
             )
 
     async def set_target(self, target_kib: int) -> None:
         """QEMU cuts what is above RAM down to it, in silence. After VmGone the target may or may not be set."""
         if target_kib <= 0:
             raise PortError(f"{self._settings.name}: a target of {target_kib} KiB would leave the guest nothing")
+        if hands_off := self._connected().hands_off:
+            raise PortError(f"{self._settings.name}: left alone: {hands_off}")
         if not self._connected().hotplug:
             await self._command("balloon", {"value": target_kib * 1024})
             return
         async with self._facts_lock:
             connection = self._connected()
-            if len(connection.hotplug) > 1:
-                raise PortError(f"{self._settings.name}: left alone: {SEVERAL}")
             hotplug = await self._hotplug(connection)
             assert hotplug is not None
             left_kib = await self._ask("query-balloon", "actual", int) // 1024
@@ -411,24 +424,6 @@ def _event_kind(event: dict[str, Any], other_ports: set[str]) -> VmEventKind | N
             return None
         return VmEventKind.CHANNEL_OPEN if data.get("open") else VmEventKind.CHANNEL_CLOSED
     return EVENTS.get(event["event"])
-
-
-def hotplug_of(devices: object) -> Hotplug | None:
-    """The virtio-mem devices in the answer to query-memory-devices, as if they were one; None for none, or for an
-    answer that is none."""
-    found = []
-    for device in devices if isinstance(devices, list) else []:
-        if not isinstance(device, dict) or device.get("type") != "virtio-mem":
-            continue
-        data = device.get("data")
-        sizes = [data.get(key) for key in DEVICE_SIZES] if isinstance(data, dict) else [None]
-        if not all(type(size) is int and size >= 0 for size in sizes):
-            return None
-        found.append([size // 1024 for size in sizes if size is not None])
-    if not found:
-        return None
-    most_kib, plugged_kib, requested_kib = (sum(sizes[index] for sizes in found) for index in range(3))
-    return Hotplug(most_kib, max(1, *(sizes[3] for sizes in found)), plugged_kib, requested_kib)
 
 
 def _children(listed: object) -> list[tuple[str, str]]:

@@ -223,7 +223,8 @@ def _runs(snapshot: Snapshot, guest: GuestSnapshot) -> tuple[str, Snapshot] | No
     if vm.run_state is RunState.RUNNING and not booking.claimed:
         return None
     resident_kib = guest.residency.resident_kib if guest.residency is not None else 0
-    assigned_kib = max(guest.given_kib, resident_kib) if booking.claimed else booking.assigned_kib
+    given_kib = min(guest.given_kib, vm.ordinary_kib)
+    assigned_kib = max(given_kib, resident_kib) if booking.claimed else booking.assigned_kib
     running = replace(
         guest,
         vm=replace(vm, run_state=RunState.RUNNING),
