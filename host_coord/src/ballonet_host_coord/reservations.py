@@ -78,14 +78,17 @@ class Reservations:
         others = (item for item in self._all.values() if item.name != besides)
         return sum(item.size_kib if item.settled_kib is None else item.settled_kib for item in others)
 
-    def ask(self, reservation: Reservation) -> None:
-        """Enter it as pending; one for the same name takes the place of the one before, and keeps what that holds."""
+    def ask(self, reservation: Reservation) -> bool:
+        """Enter it as pending; one for the same name takes the place of the one before, and keeps what that holds.
+        Whether what is held is another now, by size or time: then it is to be written down."""
         before = self._all.get(reservation.name)
-        if before is not None and before.is_held and before.size_kib >= reservation.size_kib:
+        was_held = before is not None and before.is_held
+        if before is not None and was_held and before.size_kib >= reservation.size_kib:
             self._all[reservation.name] = replace(reservation, held_since_s=reservation.asked_s)
-            return
+            return True
         self._all.pop(reservation.name, None)
         self._all[reservation.name] = reservation
+        return was_held
 
     def entered(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with what is reserved in it."""
