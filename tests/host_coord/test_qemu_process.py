@@ -14,7 +14,15 @@ import psutil
 import pytest
 
 from ballonet_host_coord.boots import Process
-from ballonet_host_coord.qemu_process import QemuFinder, age_s, belongs_to, find_qemu, guest_name, run_folders
+from ballonet_host_coord.qemu_process import (
+    QemuFinder,
+    age_s,
+    belongs_to,
+    boot_memory_kib,
+    find_qemu,
+    guest_name,
+    run_folders,
+)
 
 
 @contextmanager
@@ -146,3 +154,14 @@ def test_who_becomes_a_qemu_late_is_found_and_who_ends_is_gone(monkeypatch: pyte
 def test_a_guests_name_is_what_its_qemu_was_told(arguments: list[str], name: str) -> None:
     """In QEMU's old and new way of saying it."""
     assert guest_name(arguments) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "kib"),
+    [("1024", 1 << 20), ("1048576k", 1 << 20), ("size=3G,slots=16,maxmem=9G", 3 << 20), ("2048k,maxmem=4G", 2048),
+     ("size=1073741824B", 1 << 20), ("a lot", 128 << 10)],
+)  # fmt: skip
+def test_a_guests_ram_is_what_its_qemu_was_told(value: str, kib: int) -> None:
+    """In QEMU's ways of saying it; without a word, or with one that is none, it is QEMU's own 128 MiB."""
+    assert boot_memory_kib(["qemu-system-x86_64", "-m", value, "-S"]) == kib
+    assert boot_memory_kib(["qemu-system-x86_64", "-S"]) == 128 << 10

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_host_coord.model import Booking, RunState
-from ballonet_host_coord.reservations import Reservation, Reservations, free_kib, refusal
+from ballonet_host_coord.model import Booking, RunState, Survey, UnmanagedGuest
+from ballonet_host_coord.reservations import Reservation, Reservations, free_kib, refusal, unlisted_kib
+from ballonet_host_coord.settings import OVERHEAD_KIB
 
 from .builders import GIB, MIB, NOW_S, make_guest, make_snapshot, make_vm
 
@@ -93,6 +94,23 @@ def test_nothing_is_held_before_everybody_has_been_looked_at():
     reservations.ask(wanting(100 * MIB))
     assert reservations.step(make_snapshot(make_guest(unseen=True), budget_kib=4 * GIB)) == []
     assert [item.is_held for item in reservations.step(make_snapshot(make_guest(), budget_kib=4 * GIB))] == [True]
+
+
+def test_nothing_is_held_of_what_machines_that_are_not_listed_may_hold():
+    """Before anybody has looked for them nothing is, then what is left beside the whole RAM of each."""
+    reservations = Reservations()
+    reservations.ask(wanting(100 * MIB))
+    for unlisted, held in ((None, 0), (4 * GIB, 0), (3 * GIB, 1)):
+        assert len(reservations.step(make_snapshot(budget_kib=4 * GIB, unlisted_kib=unlisted))) == held
+
+
+def test_what_machines_that_are_not_listed_may_hold():
+    """Each all its RAM and QEMU's own, or what it holds already; a budget that has gone without that pays the rest."""
+    small, large = UnmanagedGuest(1, "a", 300 * MIB, GIB), UnmanagedGuest(2, "b", 3 * GIB, GIB)
+    survey = Survey(NOW_S, (), (small, large))
+    assert unlisted_kib(None, counted=False) is None
+    assert unlisted_kib(survey, counted=False) == GIB + OVERHEAD_KIB + 3 * GIB
+    assert unlisted_kib(survey, counted=True) == GIB + OVERHEAD_KIB - 300 * MIB
 
 
 @pytest.mark.parametrize(("held_since_s", "ends_s"), [(None, NOW_S + 30), (NOW_S, NOW_S + 60)])

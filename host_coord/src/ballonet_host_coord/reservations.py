@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 from .arbiter import enter, refilled_kib_of
 from .decision import mib
-from .model import GuestSnapshot, RunState, Snapshot
+from .model import GuestSnapshot, RunState, Snapshot, Survey
+from .settings import OVERHEAD_KIB
 from .water import fill
 
 LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
@@ -115,7 +116,7 @@ class Reservations:
             if name in there or item.is_over(now_s):
                 changed.append(self._all.pop(name))
         room_kib = free_kib(snapshot)
-        unseen = any(guest.unseen for guest in snapshot.guests)
+        unseen = snapshot.unseen
         for name, item in self._all.items():
             room_kib -= item.size_kib
             if room_kib < 0:
@@ -135,8 +136,19 @@ def is_there(guest: GuestSnapshot) -> bool:
 
 
 def free_kib(snapshot: Snapshot) -> int:
-    """What the books have beside guests and headroom."""
-    return snapshot.host.budget_kib - snapshot.host.headroom_kib - snapshot.booked_kib
+    """What the books have beside guests, those that nobody has listed yet, and headroom."""
+    host = snapshot.host
+    return host.budget_kib - host.headroom_kib - snapshot.booked_kib - (host.unlisted_kib or 0)
+
+
+def unlisted_kib(survey: Survey | None, counted: bool) -> int | None:
+    """What the QEMUs on this host that are no guests of ours may hold at most, while libvirt has not said which of
+    them are: each its whole RAM. `counted`: the budget has gone without what they hold already. None before a survey.
+    """
+    if survey is None:
+        return None
+    claims = [(max(qemu.ram_kib + OVERHEAD_KIB, qemu.resident_kib), qemu.resident_kib) for qemu in survey.unmanaged]
+    return sum(claim_kib - held_kib if counted else claim_kib for claim_kib, held_kib in claims)
 
 
 def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
