@@ -1,0 +1,39 @@
+"""cli_guests.py: the commands of which test_cli.py shows nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ballonet_host_coord import cli_guests
+from ballonet_host_coord.cli import main
+
+DOMAIN = """<domain type='qemu'><name>web</name><uuid>5b1f4c3e-9d1a-4a3b-8f0e-2c5d6e7f8a9b</uuid>
+<memory unit='MiB'>1024</memory><currentMemory unit='MiB'>512</currentMemory><devices/></domain>"""
+
+
+def test_unreserve_gives_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By name or by a domain's XML; nothing to give back is no error, no NAME and no XML are."""
+    asked: list[tuple[str, Any]] = []
+
+    def ask(socket_path: str | None, operation: str, arguments: dict[str, Any]) -> dict[str, int]:
+        asked.append((operation, arguments["guest"]))
+        return {"dropped_kib": 524288 if arguments["guest"] == "web" else 0}
+
+    monkeypatch.setattr(cli_guests, "ask", ask)
+    (tmp_path / "web.xml").write_text(DOMAIN)
+    (tmp_path / "odd.xml").write_text("<domain>")
+    said = {
+        ("db",): (0, "db: nothing was reserved\n"),
+        ("web",): (0, "web: 512 MiB are free again\n"),
+        ("--domain-xml", str(tmp_path / "web.xml")): (0, "web: 512 MiB are free again\n"),
+    }
+    for words, expected in said.items():
+        result = CliRunner().invoke(main, ["unreserve", *words])
+        assert (result.exit_code, result.output) == expected
+    assert asked == [("unreserve", name) for name in ("db", "web", "web")]
+    assert CliRunner().invoke(main, ["unreserve"]).exit_code == 2
+    assert CliRunner().invoke(main, ["unreserve", "--domain-xml", str(tmp_path / "odd.xml")]).exit_code == 1
