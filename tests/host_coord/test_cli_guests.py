@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from ballonet_host_coord import cli_guests
-from ballonet_host_coord.cli import main
+from ballonet_host_coord.cli import cli
 
 DOMAIN = """<domain type='qemu'><name>web</name><uuid>5b1f4c3e-9d1a-4a3b-8f0e-2c5d6e7f8a9b</uuid>
 <memory unit='MiB'>1024</memory><currentMemory unit='MiB'>512</currentMemory><devices/></domain>"""
@@ -32,8 +32,8 @@ def test_unreserve_gives_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         ("--domain-xml", str(tmp_path / "web.xml")): (0, "web: 512 MiB are free again\n"),
     }
     for words, expected in said.items():
-        result = CliRunner().invoke(main, ["unreserve", *words])
+        result = CliRunner().invoke(cli, ["unreserve", *words])
         assert (result.exit_code, result.output) == expected
     assert asked == [("unreserve", name) for name in ("db", "web", "web")]
-    assert CliRunner().invoke(main, ["unreserve"]).exit_code == 2
-    assert CliRunner().invoke(main, ["unreserve", "--domain-xml", str(tmp_path / "odd.xml")]).exit_code == 1
+    assert CliRunner().invoke(cli, ["unreserve"]).exit_code == 2
+    assert CliRunner().invoke(cli, ["unreserve", "--domain-xml", str(tmp_path / "odd.xml")]).exit_code == 1
