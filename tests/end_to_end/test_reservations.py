@@ -7,10 +7,12 @@ import trio
 
 from ballonet_host_coord.control import NoRoom
 from ballonet_host_coord.model import Domain, SetTarget
+from ballonet_host_coord.ports import PortError
 from ballonet_host_coord.reservations import free_kib
 from ballonet_host_coord.simulated.machine import Character
 
 MIB = 1024
+EVERYBODY = [Domain(name, name, 1024 * MIB, 512 * MIB, (("minimum", "256M"),)) for name in ("alpha", "beta")]
 
 
 async def reserve(stage, size, name="gamma", **more):
@@ -99,9 +101,7 @@ def test_the_machine_that_comes_takes_its_room(play):
         await stage.until(lambda: stage.house.machines["alpha"].uptime_s > 35, within_s=90)
         await reserve(stage, "1088M", name="beta", hold_s=600)
         assert await until_held(stage, "beta") == "held"
-        stage.house.discovery.tell(
-            [Domain(name, name, 1024 * MIB, 512 * MIB, (("minimum", "256M"),)) for name in ("alpha", "beta")]
-        )
+        stage.house.discovery.tell(EVERYBODY)
         await trio.sleep(5)
         assert await state_of(stage, "beta") == "none"
         assert [guest.name for guest in stage.watch.turns[-1][0].guests] == ["alpha", "beta"]
@@ -126,6 +126,47 @@ def test_what_is_held_outlives_the_coordinator(play):
         assert await state_of(stage) == "none"
 
     never_overdrawn(play(scenario))
+
+
+def test_nothing_is_promised_before_the_domains_are_known(play):
+    """Started anew while libvirt does not answer: two domains hold the host, so nothing is held for a third, though it
+    is the only one that the coordinator has heard of; once they are listed it is refused."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell(EVERYBODY)
+        await stage.until_up()
+        for name in ("alpha", "beta"):
+            stage.work(name, 500)
+        await trio.sleep(30)
+        with pytest.raises(NoRoom):
+            await reserve(stage, "1100M")
+        stage.house.discovery.away = PortError("libvirt does not answer")
+        await stage.replace_coordinator(away_s=1)
+        assert (await reserve(stage, "1100M", timeout_s=60))["state"] == "pending"
+        await trio.sleep(20)
+        assert await state_of(stage) == "pending"
+        stage.house.discovery.away = None
+        await stage.until(lambda: len(stage.watch.turns[-1][0].guests) == 2, within_s=10)
+        assert await until_held(stage, within_s=50) == "none"
+
+    never_overdrawn(play(scenario, discovered=True))
+
+
+def test_a_libvirt_that_is_down_stops_nobody_for_ever(play):
+    """What its domains may hold is known from their processes: beside their whole RAM there is room for others."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell(EVERYBODY)
+        await stage.until_up()
+        stage.house.discovery.away = PortError("libvirt does not answer")
+        await stage.replace_coordinator(away_s=1)
+        await reserve(stage, "600M", timeout_s=10)
+        assert await until_held(stage) == "none"
+        stage.house.vms["beta"].die()
+        await reserve(stage, "500M", timeout_s=10)
+        assert await until_held(stage) == "held"
+
+    never_overdrawn(play(scenario, discovered=True))
 
 
 def test_starts_at_once_are_served_in_order(play):

@@ -59,8 +59,13 @@ def test_others_hold_what_is_neither_free_nor_huge_nor_ours(host: Host) -> None:
 
 
 def test_a_qemu_that_is_not_ours_is_named(host: Host) -> None:
-    """With what it holds; ours is not, and one that has ended holds nothing."""
+    """With what it holds and the RAM that it was given; ours is not, and one that has ended holds nothing."""
     assert host.surveyor.survey(frozenset({11}), 0.0).unmanaged == (UnmanagedGuest(22, "stranger", 300 * MIB),)
+    words = ("qemu-system-x86_64", "-name", "guest=stranger", "-m", "size=2097152k,slots=4,maxmem=8G", "-nodefaults")
+    host.write("22/cmdline", "\0".join(words) + "\0")
+    (told,) = host.surveyor.survey(frozenset({11}), 0.5).unmanaged
+    assert told == UnmanagedGuest(22, "stranger", 300 * MIB, 2 * GIB)
+    (host.root / "22/cmdline").unlink()
     (host.root / "22/status").unlink()
     assert host.surveyor.survey(frozenset({11}), 1.0).unmanaged == (UnmanagedGuest(22, "stranger", 0),)
 

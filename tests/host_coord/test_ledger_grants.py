@@ -159,3 +159,13 @@ def test_a_balloon_that_does_not_empty_is_not_granted_the_same_again() -> None:
     assert ledger.target_kib("a") == 300 * MIB
     step(ledger, (guest_at(300, NOW_S + 40, demand_kib=700 * MIB), 700), now_s=NOW_S + 40)
     assert ledger.target_kib("a") == 700 * MIB
+
+
+def test_nobody_is_granted_what_machines_that_are_not_listed_may_hold() -> None:
+    """A plain guest has what is left beside them; before anybody has looked for them nothing, and nobody is shrunk for
+    them."""
+    short = make_guest("a", 300 * MIB, 600 * MIB)
+    for unlisted_kib, granted_mib in ((0, 600), (800 * MIB, 500), (None, 0), (2 * GIB, 0)):
+        commands = step(settled(300), (short, 600), budget_kib=1300 * MIB, unlisted_kib=unlisted_kib)
+        granted = [order.target_kib for order in commands if isinstance(order, SetTarget)]
+        assert granted == ([granted_mib * MIB] if granted_mib else [])

@@ -11,6 +11,7 @@ from ballonet_host_coord.coordinator import Coordinator
 from ballonet_host_coord.model import HostSettings, Settings
 from ballonet_host_coord.operations import resume_command
 from ballonet_host_coord.ports import ByteStream, PortError
+from ballonet_host_coord.reservations import Reservation, Reservations
 from ballonet_host_coord.simulated.hypervisor import SimulatedHypervisor, SimulatedVm
 from ballonet_host_coord.simulated.machine import SimulatedMachine
 from ballonet_host_coord.simulated.stores import MemoryState, SimulatedHostMemory
@@ -232,3 +233,18 @@ def test_room_is_asked_for_a_machine_of_any_name(name: str) -> None:
     coordinator = coordinator_with(MemoryState())
     answer = ask(coordinator, "reserve", guest=name, size="64M")
     assert (answer["name"], answer["state"]) == (name, "pending")
+
+
+def test_what_is_held_longer_is_kept_before_the_answer() -> None:
+    """Asked again for an hour: a coordinator that is killed then keeps it for an hour, not for the first minute; and
+    what a larger ask has given up does not stand again."""
+    state = MemoryState()
+    coordinator = coordinator_with(state)
+    first = Reservation("db", 64 * MIB, 5000, 0.0, 30.0, 60.0, held_since_s=0.0)
+    coordinator.reservations = Reservations([first])
+    answer = ask(coordinator, "reserve", guest="db", size="64M", hold_s=3600)
+    assert (answer["state"], answer["hold_s"]) == ("held", 3600)
+    (kept,) = coordinator_with(state).reservations
+    assert kept.hold_s > 3500
+    assert ask(coordinator, "reserve", guest="db", size="128M")["state"] == "pending"
+    assert list(coordinator_with(state).reservations) == []

@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ballonet_host_coord.model import Booking, RunState
-from ballonet_host_coord.reservations import Reservation, Reservations, free_kib, refusal
+from ballonet_host_coord.model import Booking, RunState, Survey, UnmanagedGuest
+from ballonet_host_coord.reservations import (
+    FIRST_FOR_S,
+    Reservation,
+    Reservations,
+    free_kib,
+    most_free_kib,
+    refusal,
+    unlisted_kib,
+)
+from ballonet_host_coord.settings import OVERHEAD_KIB
 
 from .builders import GIB, MIB, NOW_S, make_guest, make_snapshot, make_vm
 
@@ -79,12 +88,56 @@ def test_held_when_the_books_have_it_free_and_in_order():
     reservations = Reservations()
     reservations.ask(wanting(800 * MIB, name="one"))
     reservations.ask(wanting(100 * MIB, name="two"))
-    tight = make_snapshot(make_guest(), budget_kib=1024 * MIB)
+    tight = make_snapshot(make_guest(settings={"minimum_kib": 128 * MIB}), budget_kib=1024 * MIB)
     assert reservations.step(tight) == []
     assert free_kib(tight) == 512 * MIB
     (one,) = reservations.step(make_snapshot(make_guest(), budget_kib=1400 * MIB))
     assert (one.name, one.held_since_s) == ("one", NOW_S)
     assert reservations.reserved_kib == 900 * MIB
+
+
+def test_one_that_cannot_be_met_blocks_nobody():
+    """More than there would be with every guest at its floor: later ones pass it and nobody is shrunk for it. It is
+    taken up again when there is room for it."""
+    reservations = Reservations()
+    reservations.ask(wanting(100 * GIB, name="huge"))
+    reservations.ask(wanting(100 * MIB, name="small"))
+    guest = make_guest(settings={"minimum_kib": 256 * MIB})
+    assert [item.name for item in reservations.step(make_snapshot(guest, budget_kib=1024 * MIB))] == ["small"]
+    assert (reservations.reserved_kib, reservations.settled_kib("other")) == (100 * MIB, 100 * MIB)
+    reservations.step(make_snapshot(guest, budget_kib=100 * GIB + 400 * MIB))
+    assert reservations.reserved_kib == 100 * MIB
+    reservations.step(make_snapshot(guest, budget_kib=100 * GIB + 500 * MIB))
+    assert reservations.reserved_kib == 100 * GIB + 100 * MIB
+
+
+def test_one_that_can_be_met_is_first_only_for_a_while():
+    """It has later ones wait while it may hope that guests shrink, not for all its timeout; and nobody takes what is
+    held."""
+    reservations = Reservations()
+    reservations.ask(wanting(700 * MIB, name="slow"))
+    reservations.ask(wanting(500 * MIB, name="small"))
+    guest = make_guest(actual_kib=512 * MIB, settings={"minimum_kib": 256 * MIB})
+    reservations._all["slow"] = replace(reservations.get("slow"), timeout_s=600.0)
+    reservations._all["small"] = replace(reservations.get("small"), timeout_s=600.0)
+    tight = {"budget_kib": 1024 * MIB}
+    assert reservations.step(make_snapshot(guest, **tight, now_s=NOW_S + FIRST_FOR_S - 1)) == []
+    (held,) = reservations.step(make_snapshot(guest, **tight, now_s=NOW_S + FIRST_FOR_S))
+    assert held.name == "small"
+    reservations.ask(replace(wanting(100 * MIB, name="last"), timeout_s=600.0))
+    assert reservations.step(make_snapshot(guest, **tight, now_s=NOW_S + FIRST_FOR_S + 1)) == []
+
+
+def test_what_boots_is_not_in_the_way_for_ever():
+    """A machine's boot claim comes back, so who is asked for beside it keeps its place."""
+    booting = make_guest(
+        "alpha", report=None, demand=None, booking=Booking(1024 * MIB, 0, claimed=True),
+        settings={"minimum_kib": 256 * MIB, "startup_kib": 300 * MIB},
+    )  # fmt: skip
+    snapshot = make_snapshot(booting, budget_kib=1024 * MIB)
+    assert most_free_kib(snapshot) == 724 * MIB
+    stuck = replace(booting, vm=replace(booting.vm, run_state=RunState.PAUSED))
+    assert most_free_kib(make_snapshot(stuck, budget_kib=1024 * MIB)) == 0
 
 
 def test_nothing_is_held_before_everybody_has_been_looked_at():
@@ -93,6 +146,23 @@ def test_nothing_is_held_before_everybody_has_been_looked_at():
     reservations.ask(wanting(100 * MIB))
     assert reservations.step(make_snapshot(make_guest(unseen=True), budget_kib=4 * GIB)) == []
     assert [item.is_held for item in reservations.step(make_snapshot(make_guest(), budget_kib=4 * GIB))] == [True]
+
+
+def test_nothing_is_held_of_what_machines_that_are_not_listed_may_hold():
+    """Before anybody has looked for them nothing is, then what is left beside the whole RAM of each."""
+    reservations = Reservations()
+    reservations.ask(wanting(100 * MIB))
+    for unlisted, held in ((None, 0), (4 * GIB, 0), (3 * GIB, 1)):
+        assert len(reservations.step(make_snapshot(budget_kib=4 * GIB, unlisted_kib=unlisted))) == held
+
+
+def test_what_machines_that_are_not_listed_may_hold():
+    """Each all its RAM and QEMU's own, or what it holds already; a budget that has gone without that pays the rest."""
+    small, large = UnmanagedGuest(1, "a", 300 * MIB, GIB), UnmanagedGuest(2, "b", 3 * GIB, GIB)
+    survey = Survey(NOW_S, (), (small, large))
+    assert unlisted_kib(None, counted=False) is None
+    assert unlisted_kib(survey, counted=False) == GIB + OVERHEAD_KIB + 3 * GIB
+    assert unlisted_kib(survey, counted=True) == GIB + OVERHEAD_KIB - 300 * MIB
 
 
 @pytest.mark.parametrize(("held_since_s", "ends_s"), [(None, NOW_S + 30), (NOW_S, NOW_S + 60)])

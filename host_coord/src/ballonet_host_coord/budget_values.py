@@ -14,6 +14,8 @@ class UnmanagedGuest:
     """Untrusted: of its command line."""
     resident_kib: int
     """All that the process holds in memory, its own included."""
+    ram_kib: int = 0
+    """What its command line gives the machine at its start; 0 where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)

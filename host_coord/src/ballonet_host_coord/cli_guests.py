@@ -151,6 +151,20 @@ def reserve(
     _say_what_was_not_saved(answer)
 
 
+@guest_commands.command()
+@click.argument("name", required=False)
+@click.option("--domain-xml", type=click.File("rb"), help="NAME from a libvirt domain's XML instead; - is stdin.")
+@socket_option
+def unreserve(name: str | None, domain_xml: BinaryIO | None, socket_path: str | None) -> None:
+    """Give back the room that is held for NAME, or stop making it."""
+    if domain_xml is not None:
+        name, _, _ = _of_domain(domain_xml)
+    if not name:
+        raise click.UsageError("say NAME, or --domain-xml")
+    dropped_kib = ask(socket_path, "unreserve", {"guest": name})["dropped_kib"]
+    say(f"{name}: {mib(dropped_kib)} are free again" if dropped_kib else f"{name}: nothing was reserved")
+
+
 def _of_domain(domain_xml: BinaryIO) -> tuple[str, str, dict[str, str]]:
     """Name and size of a domain: all that it may touch while it boots, and QEMU's own memory; without what is in huge
     pages, as any budget. Besides, as the request has it, its size when its balloon driver has taken it to its

@@ -47,7 +47,7 @@ from .model import (
 from .operations import Operations
 from .overdraft import OverdraftWatch
 from .ports import Clock, Discovery, HostMemory, Hypervisor, MemoryLimits, PortError, Recorder, StateStore
-from .reservations import Reservations
+from .reservations import Reservations, unlisted_kib
 from .roster import Roster
 from .session import AgentSession, Randomness
 from .slider import tuning
@@ -95,7 +95,9 @@ class Coordinator:
         self.ledger = Ledger()
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
-        self.discovery_fault = ""
+        self._listed = discovery is None
+        """Discovery has answered once: from then on the domains are guests."""
+        self.discovery_fault = "" if self._listed else "it has not answered yet"
         """Why libvirt's domains cannot be listed now; empty where they can, or nobody asks."""
         self.settings_fault = ""
         """Why the files were not taken when they were last to be read again; those before are in force."""
@@ -208,6 +210,7 @@ class Coordinator:
                 await self.clock.sleep(DISCOVER_AGAIN_S)
                 continue
             self._found(domains)
+            self._listed = True
             self.wake()
             with trio.move_on_after(DISCOVER_AGAIN_S if self.guests.unsettled else math.inf):
                 await discovery.changed()
@@ -241,7 +244,8 @@ class Coordinator:
                 self._surveyed = True
                 self.wake()
             await self.clock.sleep(SURVEY_APART_S)
-            every_s = SURVEY_EVERY_S if self.settings.host.budget_kib is None else SURVEY_RARELY_S
+            often = self.settings.host.budget_kib is None or not self._listed
+            every_s = SURVEY_EVERY_S if often else SURVEY_RARELY_S
             with trio.move_on_after(every_s - SURVEY_APART_S):
                 await self._survey_now.wait()
 
@@ -343,6 +347,7 @@ class Coordinator:
         if parts.set_kib is None and not self._surveyed:  # no room before it is known who else is here, and no excess
             budget = min(budget, sum(guest.booking.booked_kib for guest in guests))
         survey = self._budget_watch.survey
+        unlisted = 0 if self._listed else unlisted_kib(survey, parts.set_kib is None)
         if survey is not None and survey.managed != self._managed():
             self._survey_now.set()
         return Snapshot(
@@ -355,6 +360,7 @@ class Coordinator:
                 self._host_watch.state,
                 self._host_watch.lacking_kib,
                 self._host_watch.why,
+                unlisted_kib=unlisted,
                 budget_parts=parts,
                 refills=survey.refills if survey is not None else None,
             ),

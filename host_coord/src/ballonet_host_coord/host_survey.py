@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from .budget import HOST_ACCOUNT
 from .cgroups import groups_of, read_optional
 from .model import Account, Survey, UnmanagedGuest
-from .qemu_process import QemuFinder
+from .qemu_process import QemuFinder, boot_memory_kib
 from .residency import parse_status
 
 SCAN_EVERY_S = 30.0
@@ -48,7 +48,9 @@ class Surveyor:
                 others_kib = max(0, (group.used_kib() or 0) - held_kib)
                 accounts.append(Account(f"the limit of {group.folder}", limit_kib, 0, others_kib))
         unmanaged = [
-            UnmanagedGuest(pid, name, self._held_kib(pid)) for pid, name in self._qemus.items() if pid not in managed
+            UnmanagedGuest(pid, name, self._held_kib(pid), self._ram_kib(pid))
+            for pid, name in self._qemus.items()
+            if pid not in managed
         ]
         return Survey(now_s, tuple(accounts), tuple(unmanaged), managed, self._refills())
 
@@ -59,6 +61,11 @@ class Surveyor:
         except (ValueError, IndexError):
             process = None
         return process.anon_kib + process.shmem_kib if process is not None else 0
+
+    def _ram_kib(self, pid: int) -> int:
+        """Of its command line; 0 for a process that has ended."""
+        arguments = read_optional(f"{self._root}/{pid}/cmdline").split("\0")
+        return boot_memory_kib(arguments) if arguments != [""] else 0
 
     def _refills(self) -> bool | None:
         holes = read_optional(f"{self._sys_root}/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none").strip()

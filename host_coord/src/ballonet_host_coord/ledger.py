@@ -183,7 +183,9 @@ class Ledger:
         room_kib = host.budget_kib - snapshot.booked_kib - host.reserved_kib
         # What is not held for a machine yet is kept from everybody but those who are short at this moment.
         pending_kib = host.reserved_kib - host.held_kib
-        if any(guest.unseen for guest in snapshot.guests):
+        if host.unlisted_kib:
+            room_kib = min(room_kib, max(0, room_kib - host.unlisted_kib))
+        if snapshot.unseen:
             # What nobody has looked at is not booked yet, and may be large.
             room_kib, pending_kib = min(room_kib, 0), 0
         short = {guest.name for guest in snapshot.guests if _is_short(guest, decided[guest.name])}

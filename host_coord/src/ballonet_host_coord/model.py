@@ -409,6 +409,8 @@ class HostSnapshot:
     """Kept for machines that are about to start (reservations.py): held and pending."""
     held_kib: int = 0
     """The part of it that is held, so promised."""
+    unlisted_kib: int | None = 0
+    """What machines may hold that libvirt has not listed yet; None where nobody has looked for them either."""
     budget_parts: BudgetParts | None = None
     refills: bool | None = None
     """khugepaged may fill balloons again; None where the kernel does not say."""
@@ -427,3 +429,8 @@ class Snapshot:
     @property
     def booked_kib(self) -> int:
         return sum(guest.booking.booked_kib for guest in self.guests)
+
+    @property
+    def unseen(self) -> bool:
+        """Somebody may be here whom nobody has looked at: may be large, and is not booked."""
+        return self.host.unlisted_kib is None or any(guest.unseen for guest in self.guests)

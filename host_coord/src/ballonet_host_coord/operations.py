@@ -192,7 +192,8 @@ class Operations:
         in_the_end = replace(snapshot.host, reserved_kib=reservations.settled_kib(name))
         if refused := refusal(replace(snapshot, host=in_the_end), wanted):
             raise NoRoom(refused)
-        reservations.ask(wanted)
+        if reservations.ask(wanted):
+            self._keep_reservations()
         coordinator.turn(now_s)
         return self._state_of(name)
 

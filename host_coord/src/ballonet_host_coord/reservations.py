@@ -16,13 +16,18 @@ from dataclasses import dataclass, replace
 
 from .arbiter import enter, refilled_kib_of
 from .decision import mib
-from .model import GuestSnapshot, RunState, Snapshot
+from .model import GuestSnapshot, RunState, Snapshot, Survey
+from .settings import OVERHEAD_KIB
 from .water import fill
 
 LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
 DEFAULT_HOLD_S = 60.0
 """libvirt starts a domain within a second of its `prepare` hook; a restore of a large one reads for minutes first."""
 PENDING_MOST = 256
+FIRST_FOR_S = 30.0
+"""So long one that can be served has those asked for later wait: as long as most wait at all. For longer, who asks for
+much with a long timeout would stop every other start; not at all, and small ones would always be in its way."""
+TAKEN_UP_APART_KIB = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Reservations:
 
     def __init__(self, kept: Iterable[Reservation] = ()) -> None:
         self._all: dict[str, Reservation] = {item.name: item for item in kept}
+        self._beyond: frozenset[str] = frozenset()
+        """Pending, and more than there would be with every guest at its floor: asked of nobody meanwhile."""
 
     def __iter__(self) -> Iterator[Reservation]:
         return iter(self._all.values())
@@ -67,7 +74,7 @@ class Reservations:
     @property
     def reserved_kib(self) -> int:
         """Held and pending: nobody else is given any of it, but of what is pending who is short at this moment."""
-        return sum(item.size_kib for item in self._all.values())
+        return sum(item.size_kib for item in self._all.values() if item.is_held or item.name not in self._beyond)
 
     @property
     def held_kib(self) -> int:
@@ -75,17 +82,20 @@ class Reservations:
 
     def settled_kib(self, besides: str) -> int:
         """What all but this one will have in the end."""
-        others = (item for item in self._all.values() if item.name != besides)
+        others = (item for item in self._all.values() if item.name not in (besides, *self._beyond))
         return sum(item.size_kib if item.settled_kib is None else item.settled_kib for item in others)
 
-    def ask(self, reservation: Reservation) -> None:
-        """Enter it as pending; one for the same name takes the place of the one before, and keeps what that holds."""
+    def ask(self, reservation: Reservation) -> bool:
+        """Enter it as pending; one for the same name takes the place of the one before, and keeps what that holds.
+        Whether what is held is another now, by size or time: then it is to be written down."""
         before = self._all.get(reservation.name)
-        if before is not None and before.is_held and before.size_kib >= reservation.size_kib:
+        was_held = before is not None and before.is_held
+        if before is not None and was_held and before.size_kib >= reservation.size_kib:
             self._all[reservation.name] = replace(reservation, held_since_s=reservation.asked_s)
-            return
+            return True
         self._all.pop(reservation.name, None)
         self._all[reservation.name] = reservation
+        return was_held
 
     def entered(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot with what is reserved in it."""
@@ -111,15 +121,28 @@ class Reservations:
         for name, item in list(self._all.items()):
             if name in there or item.is_over(now_s):
                 changed.append(self._all.pop(name))
-        room_kib = free_kib(snapshot)
-        unseen = any(guest.unseen for guest in snapshot.guests)
-        for name, item in self._all.items():
-            room_kib -= item.size_kib
-            if room_kib < 0:
-                break
-            if not item.is_held and not unseen:
-                self._all[name] = held = replace(item, held_since_s=now_s)
+        return changed + self._hold(snapshot)
+
+    def _hold(self, snapshot: Snapshot) -> list[Reservation]:
+        """Those that are held from now on. Who may still be served has those asked for later wait, for a while."""
+        waiting = [item for item in self._all.values() if not item.is_held]
+        if not waiting or snapshot.unseen:
+            return []
+        room_kib = free_kib(snapshot) - self.held_kib
+        most_kib = most_free_kib(snapshot) - self.held_kib
+        changed, beyond, blocked = [], set(), False
+        for item in waiting:
+            # One that has been given up is taken up again when there is clearly enough: guests' floors move a little.
+            apart_kib = TAKEN_UP_APART_KIB if item.name in self._beyond else 0
+            if item.size_kib <= room_kib and not blocked:
+                room_kib -= item.size_kib
+                self._all[item.name] = held = replace(item, held_since_s=snapshot.now_s)
                 changed.append(held)
+            elif item.size_kib + apart_kib > most_kib:
+                beyond.add(item.name)
+            elif snapshot.now_s - item.asked_s < FIRST_FOR_S:
+                blocked = True
+        self._beyond = frozenset(beyond)
         return changed
 
 
@@ -132,8 +155,34 @@ def is_there(guest: GuestSnapshot) -> bool:
 
 
 def free_kib(snapshot: Snapshot) -> int:
-    """What the books have beside guests and headroom."""
-    return snapshot.host.budget_kib - snapshot.host.headroom_kib - snapshot.booked_kib
+    """What the books have beside guests, those that nobody has listed yet, and headroom."""
+    host = snapshot.host
+    return host.budget_kib - host.headroom_kib - snapshot.booked_kib - (host.unlisted_kib or 0)
+
+
+def unlisted_kib(survey: Survey | None, counted: bool) -> int | None:
+    """What the QEMUs on this host that are no guests of ours may hold at most, while libvirt has not said which of
+    them are: each its whole RAM. `counted`: the budget has gone without what they hold already. None before a survey.
+    """
+    if survey is None:
+        return None
+    claims = [(max(qemu.ram_kib + OVERHEAD_KIB, qemu.resident_kib), qemu.resident_kib) for qemu in survey.unmanaged]
+    return sum(claim_kib - held_kib if counted else claim_kib for claim_kib, held_kib in claims)
+
+
+def most_free_kib(snapshot: Snapshot) -> int:
+    """What the books would have beside guests and headroom with each guest at its floor; one that boots counts with
+    what it is to boot with, one that cannot be moved with what it has."""
+    away_kib = 0
+    for party in enter(snapshot):
+        guest = party.guest
+        assigned_kib = guest.booking.assigned_kib
+        if guest.booking.claimed and guest.vm.run_state is RunState.RUNNING:
+            assigned_kib = min(assigned_kib, max(guest.settings.startup_kib, guest.settings.minimum_kib))
+        elif not party.fixed:
+            assigned_kib = min(assigned_kib, party.floor_kib)
+        away_kib += assigned_kib + guest.booking.overhead_kib
+    return snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib
 
 
 def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:

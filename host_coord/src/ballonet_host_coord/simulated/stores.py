@@ -10,7 +10,7 @@ import trio
 
 from ballonet_host_coord.budget import HOST_ACCOUNT
 from ballonet_host_coord.enforcement import Cell
-from ballonet_host_coord.model import Account, HostFacts, Residency, Settings, Survey
+from ballonet_host_coord.model import Account, HostFacts, Residency, Settings, Survey, UnmanagedGuest
 from ballonet_host_coord.ports import PortError
 
 from .machine import SimulatedMachine
@@ -37,7 +37,13 @@ class SimulatedHostMemory:
 
     async def survey(self, managed: Iterable[int]) -> Survey:
         account = Account(HOST_ACCOUNT, self._total_kib, others_kib=self.others_kib)
-        return Survey(trio.current_time(), (account,), managed=frozenset(managed))
+        known = frozenset(managed)
+        unmanaged = [
+            UnmanagedGuest(machine.qemu_pid, machine.name, machine.resident_kib + QEMU_KIB, machine.ram_kib)
+            for machine in self._machines
+            if machine.qemu_pid not in known and not machine.ended
+        ]
+        return Survey(trio.current_time(), (account,), tuple(unmanaged), known)
 
     def residency(self, qemu_pid: int, ram_kib: int) -> Residency | None:
         for machine in self._machines:
