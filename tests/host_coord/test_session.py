@@ -70,14 +70,14 @@ def test_hello_is_repeated_with_growing_patience():
 
 
 def test_hello_asks_for_the_period():
-    """The agent is asked for the operator's period, and what it answers is what its reports are judged by."""
+    """The agent is asked for the operator's period, and its reports are judged by that."""
     session = AgentSession(CountedRandomness(), report_ms=5000)
     session.attached(RAM_KIB, 0.0)
     agent = Connection(AGENT)
     agent.receive_data(session.take_output())
     hello = agent.next_message()
     assert isinstance(hello, Hello)
-    assert hello.limits.report_ms == 5000
+    assert hello.limits.report_ms == session.facts().report_ms == 5000
 
 
 def test_early_tick_does_nothing():

@@ -85,7 +85,9 @@ class Attendant:
         record = self.record
         now_s = self._coordinator.now()
         if self._limit is not None:
-            if not self._coordinator.observe:
+            if self._coordinator.observe:
+                await self._limit.remove()  # nobody would raise it
+            else:
                 await self._limit.follow(lambda: record.snapshot(now_s), now_s)
             record.limit_kib, record.limit_fault = self._limit.limit_kib, self._limit.fault
 
@@ -97,6 +99,24 @@ class Attendant:
         if len(self._orders) < QUEUE_MOST:
             self._orders.append(command)
         self._ordered.set()
+
+    def observing(self, observe: bool) -> None:
+        """From now on nothing is moved; or from now on it is served, like one that has just been found."""
+        record = self.record
+        if observe:
+            self._orders.clear()
+            self.open_session(self._coordinator.settings.host.report_ms)  # what its agent was asked is off
+        elif (startup := record.served()) is not None:
+            log.info("%s: %s", record.name, describe(startup))
+            self.order(startup)
+        record.observe = observe
+        self._poll_now.set()
+
+    def open_session(self, report_ms: int) -> None:
+        """Another one with its agent, which tells it how often to report."""
+        self.record.session.begin_anew(report_ms, self._coordinator.now())
+        if self._reports is not None:
+            self._reports.wake()
 
     async def run(self) -> None:
         try:

@@ -5,7 +5,7 @@ same key of an earlier file, and each key remembers its file), *normalize* turns
 settings_values.py, *validate* checks values against each other. A fault never stops the search for further ones, and
 nothing is touched before all three have passed.
 
-    [host]        budget reserve headroom slider report_ms stop_policy control control_group state record
+    [host]        budget reserve headroom slider report_ms stop_policy observe control control_group state record
     [demand]      model
     [defaults]    what every guest has that does not say otherwise: any guest key but qmp and channel
     [libvirt]     uri domains

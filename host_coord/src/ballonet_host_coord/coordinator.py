@@ -90,8 +90,9 @@ class Coordinator:
         discovery: Discovery | None = None,
         limits: MemoryLimits | None = None,
     ) -> None:
+        """`observe`: move nothing, whatever the settings say."""
         self.settings = settings
-        self.observe = observe
+        self._only_observe = observe
         self.ledger = Ledger()
         self.snapshot: Snapshot | None = None
         self.decision: Decision | None = None
@@ -165,6 +166,11 @@ class Coordinator:
             self._state_fault, self._state_again_s = str(error), self.clock.now() + READ_AGAIN_S
             raise
 
+    @property
+    def observe(self) -> bool:
+        """Whether everything is decided and nothing moved: by the settings, or since it was started so."""
+        return self._only_observe or self.settings.host.observe
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; then apply the stop policy."""
         if self._limits is not None:
@@ -184,7 +190,11 @@ class Coordinator:
 
     def reload(self, settings: Settings) -> None:
         """Take other settings while serving. The operator's choices for single guests stand above them as before."""
+        before, observed = self.settings.host, self.observe
         self.settings = settings
+        if self.observe is not observed:
+            log.info("observing from now on: nothing is moved" if self.observe else "serving from now on")
+            self.ledger.let_go()
         self._hypervisor.named(settings)
         self.guests.ruled(settings.rules)
         self.guests.named(settings.guests)
@@ -193,6 +203,10 @@ class Coordinator:
         for attendant in self.guests:
             attendant.record.tuned = tuning(settings.host.slider)
             attendant.record.demand_model = settings.host.demand_model
+            if self.observe is not observed:
+                attendant.observing(self.observe)
+            if settings.host.report_ms != before.report_ms:
+                attendant.open_session(settings.host.report_ms)
         self.settings_fault = ""
         self.turn(self.now())
 
@@ -324,10 +338,12 @@ class Coordinator:
             self.guests[command.guest].order(command)
         self.moving = sum(self.ledger.is_moving(attendant.record.name) for attendant in self.guests)
         for attendant in self.guests:
+            if self.observe:
+                continue
             attendant.record.note_taken_back(now_s)
             if lowered_kib := self.ledger.lowered_kib(attendant.record.name):
                 log.warning("%s: made smaller by %d MiB, not by us", attendant.record.name, lowered_kib // 1024)
-            if not self.observe and (set_kib := self.ledger.set_by_another_kib(attendant.record.name)) is not None:
+            if (set_kib := self.ledger.set_by_another_kib(attendant.record.name)) is not None:
                 self._operations.give_way(attendant.record.name, set_kib)
         self._watch_overdraft(decision, now_s)
         self._watch_refilled(snapshot)

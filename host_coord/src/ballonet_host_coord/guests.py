@@ -49,7 +49,8 @@ class GuestRecord:
         self.settings = settings
         self.session = session
         self._ledger = ledger
-        self._observe = observe
+        self.observe = observe
+        """Nothing is moved: a new boot gets no startup target."""
         self.vm = VmFacts(RunState.ABSENT)
         self.residency: Residency | None = None
         self.released = False
@@ -114,12 +115,11 @@ class GuestRecord:
                 self._ordered_kib, self._in_force_kib = None, 0
             # A reset leaves the target in force, another's or the operator's.
             left = bool(vm.hands_off) or (reset and (bool(self.yielded) or self.paused or self.released))
-            adopted = self._observe or left or self._goes_on(vm, now_s)
+            adopted = self.observe or left or self._goes_on(vm, now_s)
             self._forget_boot()
             if self._seen:
                 self.session.renewed(vm.boot_kib, now_s)
-            startup_kib = grown_kib(vm, min(self.settings.startup_kib, vm.ram_kib))
-            command = self._ledger.began_boot(self.name, vm.boot, startup_kib, adopted)
+            command = self._ledger.began_boot(self.name, vm.boot, self._startup_kib(vm), adopted)
         if self.vm.run_state is RunState.PRELAUNCH and vm.run_state is RunState.RUNNING:
             self._ran_s = now_s
         self._seen, self._unseen = True, False
@@ -131,6 +131,14 @@ class GuestRecord:
         self._above_since_s = above_since_s(self._above_since_s, self.vm, residency, self._answered, now_s)
         self._take_statistics(now_s)
         return command
+
+    def served(self) -> SetTarget | None:
+        """From now on its memory is moved, which was only looked at: one that waits to start wants its startup target
+        first."""
+        vm = self.vm
+        if not self._seen or vm.hands_off or vm.run_state is not RunState.PRELAUNCH:
+            return None
+        return self._ledger.began_boot(self.name, vm.boot, self._startup_kib(vm), adopted=False)
 
     def vm_lost(
         self, alive: bool, detail: str, residency: Residency | None = None, qemu_pid: int | None = None
@@ -237,6 +245,9 @@ class GuestRecord:
         )
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _startup_kib(self, vm: VmFacts) -> int:
+        return grown_kib(vm, min(self.settings.startup_kib, vm.ram_kib))
 
     def _goes_on(self, vm: VmFacts, now_s: float) -> bool:
         """Whether a machine seen anew may have run for long: a startup target would be a blind shrink (I3)."""

@@ -174,6 +174,11 @@ class Ledger:
         """The machine is gone, and its memory with it."""
         self._moves.pop(name, None)
 
+    def let_go(self) -> None:
+        """Nothing is moved any more, or from now on: each size is as that of a machine that was found running."""
+        for move in self._moves.values():
+            move.adopt()
+
     def step(self, snapshot: Snapshot, decision: Decision) -> list[Command]:
         """One round: follow what is under way, free, then allocate within the room that the books show."""
         now_s = snapshot.now_s

@@ -26,6 +26,7 @@ from .notify import notify, watchdog_interval_s
 from .ports import Clock, PortError, SettingsSource
 from .qmp_hypervisor import QmpHypervisor
 from .recorder import FileRecorder
+from .settings_values import HOST_KEYS
 from .state_store import SqliteState
 
 log = logging.getLogger("ballonet")
@@ -98,7 +99,7 @@ async def serve(
             notify("READY=1")
             log.info(
                 "%s %d guest(s)%s, control socket %s",
-                "observing" if observe else "serving",
+                "observing" if coordinator.observe else "serving",
                 len(settings.guests),
                 f" and the domains of {settings.libvirt_uri}" if libvirt is not None else "",
                 settings.host.control_path,
@@ -144,7 +145,8 @@ async def _keep_systemd_informed(coordinator: Coordinator) -> None:
             )
 
 
-NEEDS_A_START = ("control_path", "control_group", "state_path", "record_path")
+NEEDS_A_START = ("control", "control_group", "state", "record")
+"""Keys of [host]."""
 
 
 async def _reload_on_sighup(
@@ -172,8 +174,12 @@ def reload(coordinator: Coordinator, source: SettingsSource) -> None:
         return
     coordinator.reload(settings)
     log.info("settings read again: %d guest(s) named", len(settings.guests))
-    waiting = [name for name in NEEDS_A_START if getattr(settings.host, name) != getattr(before.host, name)]
+    waiting = [f"[host] {key}" for key in NEEDS_A_START if _value(settings, key) != _value(before, key)]
     if settings.libvirt_uri != before.libvirt_uri:
-        waiting.append("libvirt_uri")
-    for name in waiting:
-        log.warning("%s has changed and is taken at the next start of the service", name)
+        waiting.append("[libvirt] uri")
+    for key in waiting:
+        log.warning("%s has changed and is taken at the next start of the service", key)
+
+
+def _value(settings: Settings, key: str) -> object:
+    return getattr(settings.host, HOST_KEYS[key][0])

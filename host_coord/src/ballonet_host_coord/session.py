@@ -147,6 +147,7 @@ class AgentSession:
             capabilities=tuple(sorted(self._connection.capabilities)) if self._link is LinkState.LIVE else (),
             consent=self._consent,
             failed_gen=self._failed_gen,
+            report_ms=self._report_ms,
             detail=self._detail,
         )
 
@@ -213,6 +214,14 @@ class AgentSession:
         else:
             self._drop_session(LinkState.NONE, self._detail)
 
+    def begin_anew(self, report_ms: int, now_s: float) -> None:
+        """What was asked is off, and from now on the agent is to report in this period: its next session says so."""
+        self._report_ms = report_ms
+        if self._attached:
+            self._hello_wait_s = HELLO_FIRST_S
+            link = LinkState.OPENING if self._link is LinkState.LIVE else self._link
+            self._open(now_s, self._detail or "the settings have changed", link)
+
     def received(self, untrusted_data: bytes, now_s: float) -> None:
         """Take the guest's bytes. Nothing that is in them raises."""
         frames = -self._dropped_frames()
@@ -250,17 +259,13 @@ class AgentSession:
         if self._link is LinkState.LIVE:
             if now_s >= self._heard_s + DEAD_S:
                 self._hello_wait_s = HELLO_FIRST_S
-                self._open(now_s, f"agent silent for {now_s - self._heard_s:.0f} s")
-                self._link = LinkState.UNRESPONSIVE
+                self._open(now_s, f"agent silent for {now_s - self._heard_s:.0f} s", LinkState.UNRESPONSIVE)
                 return
             self._resend(now_s)
             if now_s >= self._spoke_s + HEARTBEAT_S:
                 self._send(Ping(token=int(now_s * 1000)), now_s)
         elif now_s >= self._hello_next_s:
-            link = self._link
-            detail = self._detail if self._hello_wait_s < NOBODY_AFTER_WAIT_S else NOBODY
-            self._open(now_s, detail)
-            self._link = link
+            self._open(now_s, self._detail if self._hello_wait_s < NOBODY_AFTER_WAIT_S else NOBODY, self._link)
 
     # --- what we want to say -----------------------------------------------------------------------------
 
@@ -297,8 +302,8 @@ class AgentSession:
         dropped = connection.stale_frames + connection.repeated_frames + connection.unexpected_frames
         return dropped + (drops.crc or 0) + (drops.over or 0)
 
-    def _open(self, now_s: float, detail: str) -> None:
-        self._drop_session(LinkState.OPENING, detail)
+    def _open(self, now_s: float, detail: str, link: LinkState = LinkState.OPENING) -> None:
+        self._drop_session(link, detail)
         hello = Hello(
             major_range=MAJOR_RANGE,
             minor=MINOR,

@@ -79,6 +79,8 @@ class HostSettings:
     report_ms: int = QUIET_REPORT_MS
     """How often an agent reports whose guest does not change; one that does reports up to four times a second."""
     stop_policy: StopPolicy = StopPolicy.LEAVE
+    observe: bool = False
+    """Decide, and move nothing."""
     control_path: str = "/run/ballonet/control.sock"
     control_group: str | None = None
     state_path: str = "/var/lib/ballonet/state.sqlite"

@@ -110,6 +110,7 @@ HOST_KEYS: Table = {
     "slider": ("slider", whole(0, MOST_SLIDER)),
     "report_ms": ("report_ms", whole(REPORT_LEAST_MS, REPORT_MOST_MS)),
     "stop_policy": ("stop_policy", one_of(StopPolicy)),
+    "observe": ("observe", read_yes_or_no),
     "control": ("control_path", read_socket),
     "control_group": ("control_group", read_text),
     "state": ("state_path", read_path),
