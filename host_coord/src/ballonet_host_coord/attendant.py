@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,11 +39,15 @@ log = logging.getLogger("ballonet")
 POLL_EVERY_S = 1.0
 POLL_MOVING_S = 0.25
 """While a balloon moves its size is read four times a second: as often as its guest reports then."""
+FAULTS_MOST = 20
+"""So many different ones of one guest are logged."""
 LEAVE_WITHIN_S = 1.0
 POLLS_OF_MOVING_PER_S = 200.0
 """Of all that move together: beyond it each is read less often, but no less than one at rest. Five hundred that move
 at once, as when a service begins, would be 2000 readings a second; libvirt answers half of that, with nothing else."""
 CONNECT_RETRY_S = 1.0
+FAULT_RETRY_S = 5.0
+"""After an error of ours its guest is tried again, and no other one notices."""
 QUEUE_MOST = 64
 AGAIN_S = 5.0
 """A target that did not reach the hypervisor is tried again after this."""
@@ -72,6 +77,8 @@ class Attendant:
         self._again_s = float("-inf")
         self._left_alone = ""
         self._limit = limit
+        self._faults: set[str] = set()
+        """Errors of ours that were logged."""
 
     def leave_alone(self, why: str) -> None:
         """Whatever its hypervisor says, its memory is not to be moved for this reason; empty for none."""
@@ -119,26 +126,65 @@ class Attendant:
             self._reports.wake()
 
     async def run(self) -> None:
+        """Until cancelled. No error of ours ends it: the other guests are served on."""
         try:
             while True:
+                wait_s = CONNECT_RETRY_S
                 try:
-                    await self._vm.connect()
-                    self._orders.clear()
-                    await self._read_vm()
-                    self._coordinator.wake()
-                    await self._attend()
-                except PortError as exc:
-                    self._lost(exc)
-                    await self._follow_limit()
+                    await self._serve()
+                except Exception as exc:  # noqa: BLE001
+                    await self._failed(exc)
+                    wait_s = FAULT_RETRY_S
                 self.record.session.detached("its hypervisor is away")
                 self._coordinator.wake()
-                await trio.sleep(CONNECT_RETRY_S)
+                await trio.sleep(wait_s)
         finally:
             # Not before: a connection that is only slow is kept, with the events that wait in it.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_WITHIN_S):
-                if self._limit is not None:
-                    await self._limit.remove()
+                try:
+                    if self._limit is not None:
+                        await self._limit.remove()
+                    await self._vm.aclose()
+                except Exception as exc:  # noqa: BLE001
+                    self._log(exc)
+
+    async def _serve(self) -> None:
+        """As long as its hypervisor is there."""
+        try:
+            await self._vm.connect()
+            self._orders.clear()
+            await self._read_vm()
+            self._coordinator.wake()
+            await self._attend()
+        except PortError as exc:
+            self._lost(exc)
+            await self._follow_limit()
+
+    async def _failed(self, error: Exception) -> None:
+        """Nobody foresaw it. Nothing is known of its guest any more, as where its monitor does not answer, and the
+        connection is begun anew: it may have stopped in the midst of a word."""
+        words = self.record.detail = self._log(error)
+        if self.record.vm.run_state is not RunState.ABSENT:
+            self.record.vm = replace(self.record.vm, run_state=RunState.UNREACHABLE)
+        try:
+            with trio.move_on_after(LEAVE_WITHIN_S):
                 await self._vm.aclose()
+        except Exception as exc:  # noqa: BLE001
+            self._log(exc)
+        try:
+            self._lost(VmGone(words))
+        except Exception as exc:  # noqa: BLE001
+            self._log(exc)
+
+    def _log(self, error: Exception) -> str:
+        """With its traceback, once; returns it in words for the guest's line."""
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        words = f"an error in ballonet, the journal has more ({type(error).__name__}: {error})"
+        if words not in self._faults and len(self._faults) < FAULTS_MOST:
+            self._faults.add(words)
+            log.error("%s: %s", self.record.name, words, exc_info=error)
+        return words
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:
         vm = self.record.vm
@@ -157,20 +203,20 @@ class Attendant:
         self._reports = AgentReports(
             self._vm, self.record.session, self._coordinator.clock, lambda: self.record.vm.boot_kib
         )
-        gone: list[PortError] = []
+        gone: list[Exception] = []
         async with trio.open_nursery() as nursery:
 
             async def until_gone(task: Callable[[], Awaitable[None]]) -> None:
                 try:
                     await task()
-                except PortError as exc:
+                except Exception as exc:  # noqa: BLE001
                     gone.append(exc)
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(until_gone, self._poll)
             nursery.start_soon(until_gone, self._watch_events)
             nursery.start_soon(until_gone, self._carry_out)
-            nursery.start_soon(self._reports.run, self)
+            nursery.start_soon(until_gone, partial(self._reports.run, self))
         if gone:
             raise gone[0]
 
