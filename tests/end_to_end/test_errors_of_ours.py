@@ -88,3 +88,22 @@ def test_an_error_while_a_guest_is_left_does_not_keep_the_others_from_being_left
 
     play(scenario)
     assert "alpha" in closed
+
+
+def test_the_connection_is_begun_anew_after_an_error(play):
+    """One that was left in the midst of a word would give the next answer to the wrong question, for ever."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        vm = stage.house.vms["beta"]
+
+        async def aclose():
+            del vm.facts
+
+        vm.facts, vm.aclose = raises, aclose
+        record = stage.house.coordinator.guests["beta"].record
+        await stage.until(lambda: record.vm.run_state is RunState.UNREACHABLE, within_s=5)
+        await stage.until(lambda: record.vm.run_state is RunState.RUNNING, within_s=2 * FAULT_RETRY_S)
+        del vm.aclose
+
+    play(scenario)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import json
 import os
@@ -148,6 +149,29 @@ def test_only_owner_and_group_may_connect(tmp_path: Path) -> None:
             await serve_control(path, echo, group="nobody has this")
 
     trio.run(main)
+
+
+def test_who_may_not_give_the_socket_away_serves_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The unit has no CAP_CHOWN: the service would be started for ever. The journal says where the group is set."""
+
+    def refuse(path: str, uid: int, gid: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def main() -> None:
+        path = str(tmp_path / "control")
+        async with trio.open_nursery() as nursery:
+            group = grp.getgrgid(os.getgid()).gr_name
+            await nursery.start(lambda task_status: serve_control(path, echo, group=group, task_status=task_status))
+            assert await request(path, "status")
+            assert stat.filemode(os.stat(path).st_mode) == "srw-rw----"
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr(os, "chown", refuse)
+    trio.run(main)
+    assert "control_group = " in caplog.text
+    assert "SocketGroup=" in caplog.text
 
 
 def test_socket_left_behind_is_replaced(tmp_path: Path) -> None:

@@ -119,6 +119,20 @@ def test_failed_write_is_told_and_changes_nothing(path: str, monkeypatch: pytest
     state.close()
 
 
+def test_a_change_of_several_is_whole_or_not_at_all(path: str) -> None:
+    """Where one of them cannot be written all are as they were, and the error says which and how many."""
+    state = SqliteState(path)
+    state.put("a", 1)
+    state.put("b", 1)
+    state.change({"a": 2, "b": None})
+    assert (state.get("a"), state.get("b")) == (2, None)
+    state._database.execute("CREATE TRIGGER full BEFORE DELETE ON state BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    with pytest.raises(PortError, match="cannot write c and 1 more: disk is full"):
+        state.change({"c": 3, "a": None})
+    assert (state.get("a"), state.get("c")) == (2, None)
+    state.close()
+
+
 def test_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     """A path that cannot be made is told with its path."""
     (tmp_path / "file").touch()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .ports import StateStore
+from .ports import PortError, StateStore
 from .reservations import LONGEST_HOLD_S, Reservation
 from .settings_values import DEFAULT_KEYS, Wrong, from_text
 
@@ -85,12 +85,9 @@ class Choices:
         else:
             self._texts[name] = {**run, **texts}
 
-    def mark(self, name: str, what: str, on: bool) -> None:
-        """`what`: "released", "paused" or, to end it, "yielded"."""
-        if on:
-            self._state.put(f"{what}:{name}", True)
-        else:
-            self._state.delete(f"{what}:{name}")
+    def mark(self, names: Iterable[str], marks: Mapping[str, bool]) -> None:
+        """"released", "paused" or, to end it, "yielded" -> whether from now on, for all these guests or for none."""
+        self._state.change({f"{what}:{name}": True if on else None for name in names for what, on in marks.items()})
 
     def keep_reservations(self, held: Iterable[Reservation], now_s: float, now_unix_s: float) -> None:
         """Write down what is held; the coordinator's clock begins anew with it, so ends are kept by the calendar's."""
@@ -103,9 +100,18 @@ class Choices:
 
     def kept_reservations(self, now_s: float, now_unix_s: float) -> list[Reservation]:
         """What was held when the coordinator ended, for as long as is left of it: at most as long as one may be held,
-        however the calendar was set meanwhile."""
+        however the calendar was set meanwhile. What cannot be read is said, and not held."""
         found = []
-        for name, size_kib, weight, ends_unix_s in self._state.get("reservations") or ():
+        try:
+            kept = self._state.get("reservations")
+        except PortError as error:
+            log.error("reservations of before are not held: %s", error)
+            return []
+        for row in kept if isinstance(kept, list) else [kept] if kept is not None else []:
+            if not _is_reservation(row):
+                log.error("a reservation of before is not held, the state store has %r for it", row)
+                continue
+            name, size_kib, weight, ends_unix_s = row
             left_s = min(ends_unix_s - now_unix_s, LONGEST_HOLD_S)
             if left_s > 0:
                 found.append(Reservation(name, size_kib, weight, now_s, 0.0, left_s, held_since_s=now_s))
@@ -117,3 +123,11 @@ class Choices:
             texts = {str(key): str(text) for key, text in kept.items()} if isinstance(kept, dict) else {}
             self._known[name] = texts
         return self._known[name]
+
+
+def _is_reservation(row: object) -> bool:
+    """Whether it has name, KiB, weight and end, as `keep_reservations` writes them."""
+    if not isinstance(row, list) or [type(value) for value in row[:3]] != [str, int, int] or len(row) != 4:
+        return False
+    name, size_kib, weight, ends_unix_s = row
+    return bool(name) and size_kib > 0 and weight > 0 and type(ends_unix_s) in (int, float)

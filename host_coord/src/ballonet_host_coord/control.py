@@ -173,12 +173,28 @@ def _listen(path: str, group: str | None) -> trio.socket.SocketType:
         finally:
             os.umask(before)
         if group_id >= 0:
-            os.chown(path, -1, group_id)
+            _give_to_group(path, group_id, group)
         listening.listen(MOST_CLIENTS)
     except OSError as error:
         listening.close()
         raise ControlError(f"{path}: {error.strerror}") from error
     return trio.socket.from_stdlib_socket(listening)
+
+
+def _give_to_group(path: str, group_id: int, group: str | None) -> None:
+    """Raises OSError. Who may not (under the unit, which has no CAP_CHOWN) serves its own group: that is no reason not
+    to serve."""
+    try:
+        os.chown(path, -1, group_id)
+    except PermissionError:
+        log.warning(
+            "control_group = %s is not used: this service may not give %s away; under systemd say ListenStream=%s and "
+            "SocketGroup=%s in ballonet.socket (systemctl edit)",
+            group,
+            path,
+            path,
+            group,
+        )
 
 
 def _remove(path: str, inode: int) -> None:

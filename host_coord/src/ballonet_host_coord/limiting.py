@@ -26,7 +26,12 @@ LOOK_EVERY_S = 10.0
 
 async def lift(limits: MemoryLimits, choices: Choices) -> None:
     """Take away what a coordinator that died has left: nobody has raised it since."""
-    for name, folder in choices.limited().items():
+    try:
+        left = choices.limited()
+    except PortError as error:
+        log.error("whether limits of guests were left cannot be told, and none is taken away: %s", error)
+        return
+    for name, folder in left.items():
         try:
             await limits.set(0, folder, None)
             choices.keep_limited(name, "")

@@ -258,9 +258,7 @@ class Operations:
     def _marked(self, names: list[str], **marks: bool) -> dict[str, Any]:
         """What the operator wants has been done; where it will not outlive a restart that is said."""
         try:
-            for name in names:
-                for what, on in {**marks, "yielded": False}.items():
-                    self._choices.mark(name, what, on)
+            self._choices.mark(names, {**marks, "yielded": False})
         except PortError as error:
             log.error("%s", error)
             return {"not_saved": str(error)}

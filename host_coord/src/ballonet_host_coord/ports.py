@@ -20,7 +20,7 @@ StateStore            state_store.SqliteState                 simulated.stores.M
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from .enforcement import Cell
@@ -199,6 +199,9 @@ class StateStore(Protocol):
     def put(self, key: str, value: Any) -> None: ...
 
     def delete(self, key: str) -> None: ...
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """All of them or, where it raises, none; None deletes."""
 
     def close(self) -> None: ...
 

@@ -117,9 +117,6 @@ class Roster:
                 self._foreign.discard(name)
             else:
                 self._foreign.add(name)
-            before = self._policies.get(name, {}) if known is not None and known.uuid == domain.uuid else {}
-            # One that cannot be read just now has said nothing new.
-            self._policies[name] = before if domain.fault else sane_policy(domain, before)
             self._faults[name] = domain.fault
             same = known is not None and known.uuid == domain.uuid
             before = self._policies.get(name, {}) if same else {}

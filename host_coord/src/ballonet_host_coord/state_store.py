@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 from .ports import PortError
@@ -66,22 +67,26 @@ class SqliteState:
 
     def put(self, key: str, value: Any) -> None:
         """Raises PortError; then the old value stands."""
-        text = json.dumps(value, allow_nan=False)
-        self._write("INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)", (key, text))
+        self.change({key: value})
 
     def delete(self, key: str) -> None:
         """No error where there is no such key. Raises PortError; then the old value stands."""
-        self._write("DELETE FROM state WHERE key = ?", (key,))
+        self.change({key: None})
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        """One commit, since each waits for the disk; None deletes. Raises PortError; then all old values stand."""
+        new = [(key, json.dumps(value, allow_nan=False)) for key, value in values.items() if value is not None]
+        gone = [(key,) for key, value in values.items() if value is None]
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO state (key, value) VALUES (?, ?)", new)
+                self._database.executemany("DELETE FROM state WHERE key = ?", gone)
+        except sqlite3.Error as error:
+            more = f" and {len(values) - 1} more" if len(values) > 1 else ""
+            raise PortError(f"{self._path}: cannot write {next(iter(values))}{more}: {error}") from error
 
     def close(self) -> None:
         self._database.close()
-
-    def _write(self, statement: str, values: tuple[str, ...]) -> None:
-        try:
-            with self._database:
-                self._database.execute(statement, values)
-        except sqlite3.Error as error:
-            raise PortError(f"{self._path}: cannot write {values[0]}: {error}") from error
 
 
 def _open(path: str) -> sqlite3.Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import trio
@@ -105,6 +105,13 @@ class MemoryState:
 
     def delete(self, key: str) -> None:
         self._values.pop(key, None)
+
+    def change(self, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if value is None:
+                self.delete(key)
+            else:
+                self.put(key, value)
 
     def close(self) -> None: ...
 
