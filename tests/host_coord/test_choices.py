@@ -1,4 +1,4 @@
-"""choices.py: what is kept is read by a coordinator that starts, and a row that cannot be read does not end its start."""
+"""choices.py: what is kept is there for the next coordinator, and a row that cannot be read does not end its start."""
 
 from __future__ import annotations
 

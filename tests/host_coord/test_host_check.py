@@ -50,6 +50,7 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         ),
         ("state", Level.PROBLEM, {"paths": (DENIED,)}, "/s may not be written"),
         ("control_group", Level.PROBLEM, {"control_group_missing": True}, "no group"),
+        ("control_group", Level.HINT, {"control_socket_group": "root"}, "is of the group root"),
         ("service", Level.HINT, {"service": Service(error="permission denied", denied=True)}, "denied"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import socket
 from pathlib import Path
@@ -80,6 +81,18 @@ def test_a_socket_that_was_left_behind_is_no_fault(host: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(host / "control"))
     assert [path.error for path in look(host, control_path=str(host / "control")).paths] == ["", ""]
+
+
+def test_a_socket_of_another_group_is_seen(host: Path) -> None:
+    """What stands in the settings may not be what is in force."""
+    path = str(host / "control")
+    own = grp.getgrgid(os.getgid()).gr_name
+    other = next(group.gr_name for group in grp.getgrall() if group.gr_gid != os.getgid())
+    assert look(host, control_path=path, control_group=other).control_socket_group == ""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+    assert look(host, control_path=path, control_group=other).control_socket_group == own
+    assert look(host, control_path=path, control_group=own).control_socket_group == ""
 
 
 def test_a_group_that_is_missing_is_seen(host: Path) -> None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .learned import Learned, from_rows, to_row
 from .ports import PortError, StateStore
 from .reservations import LONGEST_HOLD_S, Reservation
 from .settings_values import DEFAULT_KEYS, Wrong, from_text
@@ -88,6 +89,17 @@ class Choices:
     def mark(self, names: Iterable[str], marks: Mapping[str, bool]) -> None:
         """"released", "paused" or, to end it, "yielded" -> whether from now on, for all these guests or for none."""
         self._state.change({f"{what}:{name}": True if on else None for name in names for what, on in marks.items()})
+
+    def keep_learned(self, learned: Mapping[str, Learned], now_s: float, now_unix_s: float) -> None:
+        self._state.put("learned", [to_row(name, what, now_s, now_unix_s) for name, what in learned.items()])
+
+    def kept_learned(self, now_s: float, now_unix_s: float) -> dict[str, Learned]:
+        """What cannot be read is learned anew."""
+        try:
+            return from_rows(self._state.get("learned"), now_s, now_unix_s)
+        except PortError as error:
+            log.warning("what was learned of guests is learned anew: %s", error)
+            return {}
 
     def keep_reservations(self, held: Iterable[Reservation], now_s: float, now_unix_s: float) -> None:
         """Write down what is held; the coordinator's clock begins anew with it, so ends are kept by the calendar's."""

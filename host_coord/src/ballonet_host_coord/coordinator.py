@@ -29,6 +29,7 @@ from .choices import Choices
 from .control import Handler
 from .guests import GuestRecord
 from .host_state import HostWatch, watch_host
+from .learned import KEEP_EVERY_S
 from .ledger import Ledger
 from .limiting import GuestLimit, lift
 from .model import (
@@ -125,9 +126,10 @@ class Coordinator:
         self._randomness = randomness
         self._choices = Choices(state)
         self.reservations = Reservations(self._choices.kept_reservations(clock.now(), time.time()))
+        self._learned = self._choices.kept_learned(clock.now(), time.time())
         forget = discovery.forget if discovery is not None else lambda name: None
         self._domains: tuple[Domain, ...] = ()
-        self._state_fault = ""
+        self._learned_fault = self._state_fault = ""
         self._state_again_s = float("-inf")
         self.guests = Roster(self._attendant, settings.rules, self._values_for, self._recall, forget)
         self._operations = Operations(self, self._choices)
@@ -138,6 +140,7 @@ class Coordinator:
         record = GuestRecord(guest, AgentSession(self._randomness, host.report_ms), self.ledger, self.observe)
         record.tuned = tuning(host.slider)
         record.demand_model = host.demand_model
+        record.learned = self._learned.pop(guest.name, None)
         where = self._hypervisor if guest.qmp_path or self._discovery is None else self._discovery
         limit = GuestLimit(guest.name, self._limits, self._choices) if self._limits is not None else None
         return Attendant(record, where.vm(guest.name), self, limit)
@@ -182,6 +185,7 @@ class Coordinator:
                     nursery.start_soon(self._discover, self._discovery)
                 nursery.start_soon(self._read_again)
                 nursery.start_soon(self._survey)
+                nursery.start_soon(self._learn)
                 task_status.started()
                 await self._decide_for_ever()
         finally:
@@ -238,6 +242,23 @@ class Coordinator:
         while True:
             await self.clock.sleep(DISCOVER_AGAIN_S)
             self.guests.read_again()
+
+    async def _learn(self) -> None:
+        while True:
+            await self.clock.sleep(KEEP_EVERY_S)
+            self._keep_learned()
+
+    def _keep_learned(self) -> None:
+        records = [attendant.record for attendant in self.guests]
+        learned = {record.name: what for record in records if (what := record.has_learned()) is not None}
+        fault = ""
+        try:
+            self._choices.keep_learned(learned, self.clock.now(), time.time())
+        except PortError as error:
+            fault = str(error)
+            if fault != self._learned_fault:
+                log.warning("what is learned of guests will not outlive a restart: %s", fault)
+        self._learned_fault = fault
 
     async def _survey(self) -> None:
         """Look time and again who else holds the host's memory; at once when other processes are our guests."""
@@ -403,6 +424,7 @@ class Coordinator:
         self._refilled = set(flagged)
 
     async def _stop(self) -> None:
+        self._keep_learned()
         async with trio.open_nursery() as nursery:
             for attendant in self.guests:
                 nursery.start_soon(attendant.stop, self.settings.host.stop_policy, self.observe)

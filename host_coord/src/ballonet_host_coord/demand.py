@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .learned import Learned
 from .model import Demand, DemandModel, GuestSettings, UsageReport, VmFacts, Wish
 from .slider import DEFAULT_SLIDER, Tuning, tuning
 
@@ -190,6 +191,15 @@ def remember(estimate: Estimate, wish: Wish, vm: VmFacts) -> Estimate:
     if wish.gen is not None:
         return estimate
     return replace(estimate, held_kib=max(estimate.held_kib, float(_wished_kib(estimate, wish, vm))))
+
+
+def recall(estimate: Estimate, learned: Learned, vm: VmFacts, tuned: Tuning) -> Estimate:
+    """The first estimate of a coordinator, with what the one before had learned of the same boot, faded meanwhile."""
+    passed_s = max(0.0, estimate.report.arrived_s - learned.at_s)
+    past_kib = min(learned.held_kib, float(vm.ram_kib))
+    held_kib = _held_kib(past_kib, int(estimate.held_kib), passed_s, tuned.held_half_life_s)
+    cache_kept_ratio = max(tuned.cache_kept_ratio, learned.cache_kept_ratio * 0.5 ** (passed_s / CACHE_HALF_LIFE_S))
+    return replace(estimate, held_kib=max(estimate.held_kib, held_kib), cache_kept_ratio=cache_kept_ratio)
 
 
 def hidden_kib(estimate: Estimate, vm: VmFacts) -> int:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from ballonet_protocol.limits import SETTLING_S
 
 from .booking import book, boot_answered
-from .demand import DEFAULT_TUNING, Estimate, beyond, demand_at, hidden_kib, observe, remember
+from .demand import DEFAULT_TUNING, Estimate, beyond, demand_at, hidden_kib, observe, recall, remember
 from .hotplug import grown_kib
+from .learned import Learned
 from .ledger import Ledger
 from .model import (
     AgentFacts,
@@ -65,6 +66,8 @@ class GuestRecord:
         self.limit_fault = ""
         self.notes: tuple[str, ...] = ()
         """What of its settings could not be taken as it was given."""
+        self.learned: Learned | None = None
+        """What a coordinator before us has learned of it, until its first report shows which boot it is."""
         self._unseen = True
         self._seen = False
         self._answered = False
@@ -169,6 +172,10 @@ class GuestRecord:
         self._estimate = observe(
             self._estimate, report, self.vm, self.settings, moved_by_us, self.tuned, self.demand_model
         )
+        if (learned := self.learned) is not None and (boot_id := self.session.facts().boot_id) is not None:
+            self.learned = None
+            if learned.boot_id == boot_id:
+                self._estimate = recall(self._estimate, learned, self.vm, self.tuned)
         if report.floor_kib is not None and (unknown_kib := self.hidden_kib):
             self._report = replace(report, floor_kib=report.floor_kib + unknown_kib)
 
@@ -190,6 +197,13 @@ class GuestRecord:
         taken_kib = self._ledger.taken_back_kib(self.name)
         if taken_kib and (self._wish is None or self._wish.want_kib < self.vm.actual_kib):
             self._take_wish(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
+
+    def has_learned(self) -> Learned | None:
+        """What is worth keeping for a coordinator after us; what was kept for us, while we have heard nothing."""
+        boot_id, estimate = self.session.facts().boot_id, self._estimate
+        if boot_id is None or estimate is None:
+            return self.learned
+        return Learned(boot_id, estimate.report.arrived_s, estimate.held_kib, estimate.cache_kept_ratio)
 
     def target_ordered(self, target_kib: int) -> None:
         """A target is on its way. Until it is taken, each one before it may be in force, and is booked (I1)."""

@@ -81,6 +81,8 @@ class HostSight:
     caller: Caller = Caller(0, "root")
     paths: tuple[PathSight, ...] = ()
     control_group_missing: bool = False
+    control_socket_group: str = ""
+    """Whose the control socket is that is there, where that is not the group of the settings."""
     service: Service = Service()
     libvirt_error: str = ""
     libvirt_denied: bool = False
@@ -142,6 +144,11 @@ def _paths(settings: Settings, sight: HostSight) -> Iterable[Finding]:
         group = settings.host.control_group
         mend = f"groupadd --system {group}, or another [host] control_group"
         yield Finding("control_group", Level.PROBLEM, f"there is no group {group} on this host", mend)
+    elif sight.control_socket_group:
+        group, where = settings.host.control_group, settings.host.control_path
+        text = f"control_group = {group} is not used: {where} is of the group {sight.control_socket_group}"
+        mend = f"under systemd ListenStream={where} and SocketGroup={group} in ballonet.socket (systemctl edit)"
+        yield Finding("control_group", Level.HINT, text, mend)
 
 
 def _libvirt(settings: Settings, sight: HostSight) -> Iterable[Finding]:

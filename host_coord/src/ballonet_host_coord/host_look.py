@@ -37,6 +37,7 @@ def look_at_host(
         caller=look_at_caller(),
         paths=tuple(_path(key, path) for key, path in named if path),
         control_group_missing=host.control_group is not None and not _is_group(host.control_group),
+        control_socket_group=_other_group(host.control_path, host.control_group),
     )
 
 
@@ -88,6 +89,20 @@ def _folder(key: str, path: str) -> PathSight:
     if not os.access(folder, os.W_OK | os.X_OK):
         return PathSight(key, path, f"{folder} may not be written", denied=True)
     return PathSight(key, path)
+
+
+def _other_group(path: str, wanted: str | None) -> str:
+    """The group of the socket there, where `wanted` is another one; empty where there is none."""
+    try:
+        made = os.stat(path)
+        if wanted is None or not stat.S_ISSOCK(made.st_mode) or made.st_gid == grp.getgrnam(wanted).gr_gid:
+            return ""
+    except (OSError, KeyError):
+        return ""
+    try:
+        return grp.getgrgid(made.st_gid).gr_name
+    except KeyError:
+        return str(made.st_gid)
 
 
 def _is_group(name: str) -> bool:

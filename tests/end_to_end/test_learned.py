@@ -1,0 +1,51 @@
+"""What a coordinator has learned of a guest over minutes is there for the next one."""
+
+from __future__ import annotations
+
+import trio
+
+from ballonet_host_coord.ports import PortError
+
+MIB = 1024
+
+
+def test_a_restart_takes_nothing_from_a_guest_that_it_would_have_kept(play):
+    """What alpha held before counts as before, though the coordinator that saw it is gone, killed or not: without a
+    clean stop the last minute's word is there."""
+
+    async def scenario(stage):
+        await stage.until_up()
+        stage.work("alpha", 700)
+        await trio.sleep(70)
+        stage.work("alpha", 0)
+        await trio.sleep(10)
+
+        def held_kib():
+            return stage.house.coordinator.snapshot.guests[0].demand.held_kib
+
+        for killed in (False, True):
+            before_kib = held_kib()
+            if killed:
+                await trio.sleep(60)
+                stage.house.coordinator._keep_learned = lambda: None
+            await stage.replace_coordinator(away_s=5)
+            await trio.sleep(10)
+            assert before_kib / 2 < held_kib() <= 1024 * MIB
+            assert held_kib() > 1.5 * stage.house.coordinator.snapshot.guests[0].demand.demand_kib
+
+    play(scenario)
+
+
+def test_a_disk_that_is_full_is_said_once_and_serves_on(play, caplog):
+    """Nothing is kept then, and nothing ends for it."""
+
+    async def scenario(stage):
+        def full(values, now_s, now_unix_s):
+            raise PortError("state: database or disk is full")
+
+        stage.house.coordinator._choices.keep_learned = full
+        await trio.sleep(200)
+        await stage.until_up()
+
+    play(scenario)
+    assert caplog.text.count("will not outlive a restart") == 1
