@@ -157,6 +157,9 @@ class FullDisk:
     def delete(self, key):
         raise PortError("no space")
 
+    def change(self, values):
+        raise PortError("no space")
+
 
 def test_an_overdraft_that_is_forced_is_named_and_raises_an_alarm(play, caplog):
     """The operator's own act is told as the cause; after a minute it is an error in the journal, and in the status."""
