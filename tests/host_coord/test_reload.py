@@ -121,6 +121,20 @@ def test_an_agent_that_is_silent_is_no_better_known_for_it() -> None:
     assert (channel.facts.link, channel.facts.detail) == (before.link, before.detail)
 
 
+def test_what_the_last_move_showed_is_not_said_again_while_it_observes(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody follows the balloons then: a guest that was made smaller in the last turn would be so in each one."""
+    coordinator = made(HostSettings(budget_kib=4 * GIB))
+    coordinator.ledger.began_boot("web", 0, 512 * MIB, adopted=False)
+    move = coordinator.ledger._moves["web"]
+    move.lowered_kib, move.taken_back_kib, move.set_by_another_kib = GIB, GIB, GIB
+    observing = replace(coordinator.settings, host=HostSettings(budget_kib=4 * GIB, observe=True))
+    service.reload(coordinator, FixedSettings(observing))
+    coordinator.turn(1.0)
+    record = coordinator.guests["web"].record
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+    assert (record.snapshot(1.0).wish, record.yielded) == (None, "")
+
+
 def test_a_period_that_did_not_change_disturbs_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload for another reason opens no new session with five hundred agents."""
     coordinator = made(HostSettings(budget_kib=4 * GIB))
