@@ -153,6 +153,22 @@ def test_machine_of_unknown_age_is_new_only_where_its_end_was_seen(record):
     assert record.vm_read(make_vm(boot=3, boot_began_s=NOW_S + 2, qemu_pid=None), None, NOW_S + 2) is not None
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_set"),
+    [
+        ({"run_state": RunState.PRELAUNCH}, True),
+        ({"run_state": RunState.PRELAUNCH, "hands_off": "it uses hugepages"}, False),
+        ({}, False),
+    ],
+)
+def test_who_is_served_after_being_observed_gets_a_startup_target_if_it_waits(changes, is_set):
+    """One that runs may have filled its memory, and one that is left alone is left alone; nobody seen is nobody."""
+    observer = GuestRecord(make_settings(), Session(), Ledger(), observe=True)
+    assert observer.served() is None
+    observer.vm_read(make_vm(statistics_count=0, **changes), None, NOW_S)
+    assert (observer.served() is not None) is is_set
+
+
 def test_observer_books_no_target_that_was_never_set():
     """With --observe a waiting machine gets no startup target, neither ordered nor booked."""
     observer = GuestRecord(make_settings(), Session(), Ledger(), observe=True)
