@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -197,6 +198,25 @@ def test_pause_and_resume_are_kept() -> None:
     ask(coordinator, "resume", all=True)
     later = coordinator_with(state).guests["web"].record
     assert (later.paused, later.released) == (False, False)
+
+
+def test_what_is_said_for_all_guests_is_one_change() -> None:
+    """Each waits for the disk while nobody is decided for."""
+    changes: list[int] = []
+
+    class Counted(MemoryState):
+        def change(self, values: Mapping[str, Any]) -> None:
+            changes.append(len(values))
+            super().change(values)
+
+    names = ("a", "b", "c")
+    settings = Settings(HostSettings(budget_kib=4 * GIB), tuple(make_settings(name) for name in names))
+    hypervisor = SimulatedHypervisor([SimulatedVm(SimulatedMachine(name, GIB, 0.0), nobody_answers) for name in names])
+    memory = SimulatedHostMemory(8 * GIB, [])
+    coordinator = Coordinator(settings, hypervisor, memory, StillClock(), None, Counted(), CountedRandomness())
+    for operation in ("pause", "resume", "release"):
+        ask(coordinator, operation, all=True)
+    assert changes == [9, 9, 9]
 
 
 def test_giving_way_to_another_mover_is_kept_until_resume(caplog: pytest.LogCaptureFixture) -> None:
