@@ -41,10 +41,10 @@ def test_a_disk_that_is_full_is_said_once_and_serves_on(play, caplog):
     """Nothing is kept then, and nothing ends for it."""
 
     async def scenario(stage):
-        def full(values, now_s, now_unix_s):
+        def full(key, value):
             raise PortError("state: database or disk is full")
 
-        stage.house.coordinator._choices.keep_learned = full
+        stage.house.state.put = full
         await trio.sleep(200)
         await stage.until_up()
 

@@ -26,6 +26,7 @@ class Choices:
         self._state = state
         self._texts: dict[str, dict[str, str]] = {}
         """Of this run: key of the settings -> its text."""
+        self._learned_fault = ""
         self._known: dict[str, dict[str, str]] = {}
         """The kept ones, as the store has them: a disk that fails later takes none away from a guest that runs."""
 
@@ -91,7 +92,15 @@ class Choices:
         self._state.change({f"{what}:{name}": True if on else None for name in names for what, on in marks.items()})
 
     def keep_learned(self, learned: Mapping[str, Learned], now_s: float, now_unix_s: float) -> None:
-        self._state.put("learned", [to_row(name, what, now_s, now_unix_s) for name, what in learned.items()])
+        """Where it cannot be kept that is said, once, and nobody is kept from anything."""
+        fault = ""
+        try:
+            self._state.put("learned", [to_row(name, what, now_s, now_unix_s) for name, what in learned.items()])
+        except PortError as error:
+            fault = str(error)
+            if fault != self._learned_fault:
+                log.warning("what is learned of guests will not outlive a restart: %s", fault)
+        self._learned_fault = fault
 
     def kept_learned(self, now_s: float, now_unix_s: float) -> dict[str, Learned]:
         """What cannot be read is learned anew."""

@@ -129,7 +129,7 @@ class Coordinator:
         self._learned = self._choices.kept_learned(clock.now(), time.time())
         forget = discovery.forget if discovery is not None else lambda name: None
         self._domains: tuple[Domain, ...] = ()
-        self._learned_fault = self._state_fault = ""
+        self._state_fault = ""
         self._state_again_s = float("-inf")
         self.guests = Roster(self._attendant, settings.rules, self._values_for, self._recall, forget)
         self._operations = Operations(self, self._choices)
@@ -251,14 +251,7 @@ class Coordinator:
     def _keep_learned(self) -> None:
         records = [attendant.record for attendant in self.guests]
         learned = {record.name: what for record in records if (what := record.has_learned()) is not None}
-        fault = ""
-        try:
-            self._choices.keep_learned(learned, self.clock.now(), time.time())
-        except PortError as error:
-            fault = str(error)
-            if fault != self._learned_fault:
-                log.warning("what is learned of guests will not outlive a restart: %s", fault)
-        self._learned_fault = fault
+        self._choices.keep_learned(learned, self.clock.now(), time.time())
 
     async def _survey(self) -> None:
         """Look time and again who else holds the host's memory; at once when other processes are our guests."""
