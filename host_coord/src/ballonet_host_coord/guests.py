@@ -112,9 +112,13 @@ class GuestRecord:
             reset = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
             if not reset:
                 self._ordered_kib, self._in_force_kib = None, 0
-            # A reset leaves the target in force, another's or the operator's.
-            left = bool(vm.hands_off) or (reset and (bool(self.yielded) or self.paused or self.released))
-            adopted = self._observe or left or self._goes_on(vm, now_s)
+            # Who is left alone keeps what a new process gives it, all: at a startup size nobody would let it grow.
+            left = bool(vm.hands_off or self.yielded or self.paused)
+            goes_on = self._goes_on(vm, now_s)
+            if left and not reset and not goes_on:
+                self._ledger.forget(self.name)  # what was under way in the process before
+            # A reset leaves the target in force, the operator's as well.
+            adopted = self._observe or left or (reset and self.released) or goes_on
             self._forget_boot()
             if self._seen:
                 self.session.renewed(vm.boot_kib, now_s)
