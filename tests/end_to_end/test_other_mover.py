@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import trio
@@ -66,6 +67,31 @@ def test_another_mover_is_given_way_to_until_resume(play, caplog, size_mib):
     assert len(said) == 1
     assert yielded(stage) == {"alpha"}
     assert stage.watch.deepened_kib <= 0
+
+
+def plenty(settings):
+    """Each guest has all that it can have."""
+    chosen = settings(budget_kib=4096 * MIB)
+    return replace(chosen, host=replace(chosen.host, slider=25))
+
+
+def test_another_mover_is_given_way_to_where_no_target_was_ever_set(play, settings):
+    """After a restart each guest is only found; on a host with plenty nobody moves it for as long as it lives."""
+
+    async def scenario(stage):
+        stage.watch.another_moves = True
+        await calm(stage)
+        await stage.replace_coordinator(away_s=5)
+        count = len(stage.house.vms["alpha"].targets)
+        await trio.sleep(15)
+        assert stage.house.machines["alpha"].size_kib == 1024 * MIB
+        set_by_hand(stage, "alpha", 600)
+        await stage.until(lambda: yielded(stage) == {"alpha"}, within_s=10)
+        await trio.sleep(60)
+        assert stage.house.machines["alpha"].size_kib == 600 * MIB
+        assert len(stage.house.vms["alpha"].targets) == count
+
+    assert yielded(play(scenario, plenty(settings))) == {"alpha"}
 
 
 def test_a_detection_that_is_off_is_caught(play, monkeypatch):

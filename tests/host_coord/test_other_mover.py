@@ -11,13 +11,16 @@ from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
     AgentFacts,
     BalloonStatistics,
+    Booking,
     Command,
     GuestSnapshot,
+    Hotplug,
     LinkState,
     RunState,
+    VmFacts,
     Wish,
 )
-from ballonet_host_coord.other_mover import LOWERED_S, OOM_WHY, RAISED_S, SETTLED_S, SOON
+from ballonet_host_coord.other_mover import FOUND_S, LOWERED_S, OOM_WHY, RAISED_S, SETTLED_S, SOON
 
 from .builders import MIB, NOW_S, make_report, make_vm
 from .steps import guest_at, settled, step
@@ -221,6 +224,115 @@ def test_a_guest_that_is_left_alone_gets_no_target_when_another_moves_it() -> No
     for second, size_mib in enumerate((500, 300, 800, 800, 300)):
         assert at(ledger, second, size_mib, hands_off="paused") == []
     assert ledger.target_kib("a") is None
+
+
+# --- found, with no target of ours ----------------------------------------------------------------------
+
+
+def found_at_rest(seconds: int = 60, **changes: Any) -> Ledger:
+    """A ledger that found guest a at 500 MiB, so many seconds ago, and has sent nothing."""
+    ledger = Ledger()
+    assert ledger.began_boot("a", 1, 400 * MIB, adopted=True) is None
+    for second in range(-seconds, 0):
+        assert at(ledger, second, RESTS_AT_MIB, **changes) == []
+    assert ledger.target_kib("a") is None, "what was only found promises nothing"
+    return ledger
+
+
+@pytest.mark.parametrize("size_mib", [300, 800])
+def test_a_guest_that_was_only_found_is_given_way_to(size_mib: int) -> None:
+    """Also after a restart, and where there is plenty: nothing is set meanwhile, whatever it is to have."""
+    ledger = found_at_rest()
+    free_mib = FREE_MIB + max(0, size_mib - RESTS_AT_MIB)
+    set_mib = None
+    for second in range(10):
+        assert at(ledger, second, size_mib, wanted_mib=1000, free_mib=free_mib) == []
+        if (set_kib := ledger.set_by_another_kib("a")) is not None:
+            set_mib = set_kib // MIB
+            break
+    assert set_mib == size_mib
+
+
+def test_what_a_found_guest_takes_by_itself_is_no_other_mover() -> None:
+    """Its size becomes its target, as that of a guest that we had set: else its driver, loaded anew, would go back."""
+    ledger = found_at_rest()
+    assert raised(ledger, **OWN_ACTS["it reclaims"]) is None
+    assert ledger.target_kib("a") == (RESTS_AT_MIB + 300) * MIB
+
+
+def test_a_guest_that_still_moves_when_it_is_found_is_not_at_rest() -> None:
+    """A shrink that the process before ordered goes on: in one run, or after a standstill with nothing left to give."""
+    ledger = found_at_rest(2)
+    for second in range(30):
+        at(ledger, second, RESTS_AT_MIB - 5 * second)
+        assert ledger.set_by_another_kib("a") is None
+
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    starved: dict[str, Any] = {"free_mib": 10}
+    for second in range(-int(FOUND_S) + 5, 30):
+        now_s = NOW_S + second
+        size_mib = RESTS_AT_MIB if second < 0 else RESTS_AT_MIB - 100
+        starved["report"] = make_report(now_s, size_mib * MIB, available_kib=20 * MIB, alloc_stalls=3)
+        at(ledger, second, size_mib, **starved)
+        assert ledger.set_by_another_kib("a") is None
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        {"booking": Booking(1024 * MIB, 0, True)},
+        {"vm": make_vm(actual_kib=RESTS_AT_MIB * MIB, run_state=RunState.PAUSED)},
+        {"vm": make_vm(actual_kib=RESTS_AT_MIB * MIB, boot_began_s=NOW_S - 12)},
+        {"report": None},
+    ],
+    ids=["it boots", "it stands still", "it arrived", "nothing was heard"],
+)
+def test_a_boot_a_pause_and_an_arrival_are_no_rest(meanwhile: dict[str, Any]) -> None:
+    """What moves soon after them is on its way to a target that is none of another mover's."""
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    for second in range(-10, 0):
+        at(ledger, second, RESTS_AT_MIB, **meanwhile)
+    for second in range(10):
+        at(ledger, second, 300)
+        assert ledger.set_by_another_kib("a") is None
+
+
+def test_memory_that_is_plugged_into_a_found_guest_is_no_other_mover() -> None:
+    """Neither when its RAM grows, nor while its kernel is still taking what was requested of its device."""
+    ledger = found_at_rest()
+    for second in range(15):
+        vm = make_vm(actual_kib=800 * MIB, ram_kib=1500 * MIB)
+        at(ledger, second, 800, vm=vm)
+        assert ledger.set_by_another_kib("a") is None
+
+    def plugging(size_mib: int, now_s: float) -> VmFacts:
+        hotplug = Hotplug(1024 * MIB, 2 * MIB, (size_mib - 400) * MIB, requested_kib=400 * MIB)
+        statistics = BalloonStatistics(now_s, free_kib=(size_mib - 300) * MIB)
+        return make_vm(actual_kib=size_mib * MIB, ram_kib=2048 * MIB, hotplug=hotplug, statistics=statistics)
+
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    for second in range(-20, 20):
+        at(ledger, second, size_mib := (RESTS_AT_MIB if second < 0 else 800), vm=plugging(size_mib, NOW_S + second))
+        assert ledger.set_by_another_kib("a") is None
+
+
+@pytest.mark.parametrize("loss", ["monitor away", "adopted again"])
+def test_what_happened_out_of_sight_is_taken_as_it_is_found(loss: str) -> None:
+    """A found size promises nothing: nobody waits for a balloon to come back to it."""
+    ledger = found_at_rest()
+    if loss == "adopted again":
+        ledger.began_boot("a", 2, 400 * MIB, adopted=True)
+    else:
+        step(ledger, (heard(RESTS_AT_MIB, NOW_S, vm=make_vm(run_state=RunState.UNREACHABLE)), 500), now_s=NOW_S)
+    for second in range(1, 30):
+        assert at(ledger, second, 300) == []
+        assert ledger.set_by_another_kib("a") is None
+
+
+# --- safeguards -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

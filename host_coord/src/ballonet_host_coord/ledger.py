@@ -76,9 +76,10 @@ class Ledger:
         self._moves: dict[str, Move] = {}
 
     def target_kib(self, name: str) -> int | None:
-        """The target in force, to be booked: from the moment of setting it counts as promised."""
+        """The target in force, to be booked: from the moment of setting it counts as promised. None where we have
+        set none: a size that was only found promises nothing."""
         move = self._moves.get(name)
-        return move.target_kib if move else None
+        return move.target_kib if move and not move.found else None
 
     def stuck_since_s(self, name: str) -> float | None:
         move = self._moves.get(name)
@@ -132,9 +133,9 @@ class Ledger:
         move = self._moves.get(name)
         if adopted and move is not None:
             move.boot = vm_boot
+            move.doubt()
             move.arrived = move.target_kib is None
             move.progress_s = 0.0
-            move.other.doubt()
             return None
         self._moves[name] = Move(boot=vm_boot, gen=move.gen if move else 0)
         if adopted:
@@ -168,7 +169,7 @@ class Ledger:
         if move := self._moves.get(name):
             move.failed = True
             move.started_s = None
-            move.other.doubt()
+            move.doubt()
 
     def forget(self, name: str) -> None:
         """The machine is gone, and its memory with it."""
@@ -195,7 +196,7 @@ class Ledger:
                 continue
             move.set_by_another_kib = None
             if guest.vm.run_state is not RunState.RUNNING:
-                move.other.doubt()
+                move.doubt()
                 commands += self._leave_off(guest, move, now_s)
                 continue
             if move.look_for_others(guest, now_s):

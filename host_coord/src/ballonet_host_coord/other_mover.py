@@ -1,7 +1,8 @@
 """Tells whether somebody else moves a guest's balloon (`virsh setmem`, another balancer), and only when certain. Pure.
 
 Nobody says what target a hypervisor has in force: QEMU and libvirt (`currentMemory`) tell the size reached. So it is
-concluded, and only from a balloon that had settled: for `SETTLED_S` it stood at the target that we set last.
+concluded, and only from a balloon that had settled: for `SETTLED_S` it stood at the target that we set last, or where
+we have set none since we know this machine, at one size.
 
 **Smaller** than that is certain: no guest inflates its balloon by itself. It is waited for a second reading.
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from ballonet_protocol.limits import SETTLING_S
+
 from .model import GuestSnapshot, LinkState, ReportKind
 
 REST_KIB = 1024
@@ -30,6 +33,10 @@ CERTAIN_KIB = 16384
 
 SETTLED_S = 5.0
 """A target that the balloon has rested at for this long is in force; one that was lost on its way is not."""
+
+FOUND_S = 30.0
+"""So long a balloon whose target we do not know must have stood still, where its guest has little to give: what a
+process before this one ordered may still be on its way, and a shrink stands still where nothing is left to take."""
 
 LOWERED_S = 2.0
 """Two readings of a balloon that nobody watches closely."""
@@ -91,6 +98,18 @@ class OtherMover:
         self.believed = False
         self._unsettle()
 
+    def finds_rest(self, guest: GuestSnapshot, now_s: float) -> bool:
+        """Whether a balloon that was found, with no target of ours, has come to rest: asked each turn until it has."""
+        self._note_need(guest, now_s)
+        vm, report = guest.vm, guest.report
+        plugging = vm.hotplug is not None and vm.hotplug.plugged_kib != vm.hotplug.requested_kib
+        if plugging or abs(vm.actual_kib - self.last_kib) > REST_KIB or now_s < self.settled_s:
+            self.last_kib, self.settled_s = vm.actual_kib, now_s
+        if report is None or now_s - vm.boot_began_s < SETTLING_S:
+            return False  # nobody moves it before it is heard, and a boot or an arrival is no rest
+        gives = report.available_kib >= _free_least_kib(guest)
+        return now_s - self.settled_s >= (SETTLED_S if gives else FOUND_S)
+
     def look(self, guest: GuestSnapshot, target_kib: int, now_s: float) -> Act:
         """Judge the size that was read; `target_kib` is what we set last."""
         self._note_need(guest, now_s)
@@ -137,8 +156,7 @@ class OtherMover:
             return False
         if statistics.arrived_s < self.suspect_s + STEADY_S:
             return False
-        least_kib = max(FREE_LEAST_KIB, guest.vm.ram_kib // FREE_PARTS)
-        return statistics.free_kib >= max(least_kib, self.free_kib + FREE_SHARE * more_kib)
+        return statistics.free_kib >= max(_free_least_kib(guest), self.free_kib + FREE_SHARE * more_kib)
 
     def _can_be_certain(self, guest: GuestSnapshot, since_s: float) -> bool:
         """Whether the guest's signs speak against its own act."""
@@ -165,3 +183,8 @@ class OtherMover:
     def _unsettle(self) -> None:
         self.suspect_s = None
         self.settled_s = float("inf")
+
+
+def _free_least_kib(guest: GuestSnapshot) -> int:
+    """More than reclaim ever leaves free."""
+    return max(FREE_LEAST_KIB, guest.vm.ram_kib // FREE_PARTS)
