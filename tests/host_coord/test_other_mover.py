@@ -260,11 +260,18 @@ def test_what_a_found_guest_takes_by_itself_is_no_other_mover() -> None:
     assert ledger.target_kib("a") == (RESTS_AT_MIB + 300) * MIB
 
 
+def test_a_grant_to_a_found_guest_is_booked() -> None:
+    """From then on its target is ours, and on its way."""
+    ledger = found_at_rest()
+    assert at(ledger, 0, RESTS_AT_MIB, wanted_mib=900) != []
+    assert ledger.target_kib("a") == 900 * MIB
+
+
 def test_a_guest_that_still_moves_when_it_is_found_is_not_at_rest() -> None:
     """A shrink that the process before ordered goes on: in one run, or after a standstill with nothing left to give."""
     ledger = found_at_rest(2)
     for second in range(30):
-        at(ledger, second, RESTS_AT_MIB - 5 * second)
+        at(ledger, second, RESTS_AT_MIB - 10 * second)
         assert ledger.set_by_another_kib("a") is None
 
     ledger = Ledger()
