@@ -94,6 +94,31 @@ def test_another_mover_is_given_way_to_where_no_target_was_ever_set(play, settin
     assert yielded(play(scenario, plenty(settings))) == {"alpha"}
 
 
+@pytest.mark.parametrize("every_s", [1, 3])
+def test_a_mover_that_never_lets_the_balloon_settle_is_given_way_to(play, every_s):
+    """It begins in a shrink of ours and comes again before each of our steps has rested: a minute, and it is left."""
+
+    async def scenario(stage):
+        stage.watch.another_moves = True
+        await calm(stage)
+        stage.work("alpha", 700)
+        await trio.sleep(60)
+        stage.work("alpha", 0)
+        targets = stage.house.vms["alpha"].targets
+        count = len(targets)
+        await stage.until(lambda: len(targets) > count, within_s=60)
+        began_s = trio.current_time()
+        while trio.current_time() < began_s + 60 and not yielded(stage):
+            set_by_hand(stage, "alpha", 1024)
+            await trio.sleep(every_s)
+        assert yielded(stage) == {"alpha"}
+        count = len(targets)
+        await trio.sleep(30)
+        assert len(targets) == count
+
+    play(scenario)
+
+
 def test_a_detection_that_is_off_is_caught(play, monkeypatch):
     """Without it the balloon is moved again: the other mover is fought."""
 

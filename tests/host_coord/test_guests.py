@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet_host_coord.guests import AGENT_GONE_S, GuestRecord
+from ballonet_host_coord.guests import AGENT_GONE_S, GREW_SAID_S, GuestRecord
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
     AgentFacts,
@@ -78,6 +78,25 @@ def test_who_is_left_alone_gets_no_startup_target(record):
     """A young machine that may not be moved is adopted as it is."""
     assert record.vm_read(make_vm(boot_began_s=NOW_S - 1, hands_off="it uses hugepages"), None, NOW_S) is None
     assert record.snapshot(NOW_S).hypervisor_target_kib is None
+
+
+def test_a_guest_that_grew_without_us_says_for_whose_act_it_was_taken(record):
+    """An operator may know of another mover; it is said for ten minutes, and of this boot alone."""
+    booted(record)
+
+    class Grown(Ledger):
+        def taken_back_kib(self, name):
+            return 300 * MIB
+
+    record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5, actual_kib=800 * MIB), None, NOW_S + 60)
+    ledger, record._ledger = record._ledger, Grown()
+    record.note_taken_back(NOW_S + 60)
+    record._ledger = ledger
+    assert "grew by 300 MiB without us, taken for the guest's own act" in record.said
+    record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5), None, NOW_S + 60 + GREW_SAID_S - 1)
+    assert "grew by" in record.said
+    record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5), None, NOW_S + 60 + GREW_SAID_S)
+    assert record.said == "residency unknown: booked by its balloon's word alone"
 
 
 LEFT_ALONE = [{"paused": True}, {"yielded": "another mover set it to 600 MiB"}]

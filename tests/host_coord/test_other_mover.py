@@ -13,32 +13,24 @@ from ballonet_host_coord.model import (
     BalloonStatistics,
     Booking,
     Command,
-    GuestSnapshot,
     Hotplug,
     LinkState,
+    ReportKind,
     RunState,
     VmFacts,
     Wish,
 )
-from ballonet_host_coord.other_mover import FOUND_S, LOWERED_S, OOM_WHY, RAISED_S, SETTLED_S, SOON
+from ballonet_host_coord.other_mover import (
+    FOUND_S,
+    LOWERED_S,
+    OOM_WHY,
+    RAISED_S,
+    SETTLED_S,
+    SOON,
+)
 
 from .builders import MIB, NOW_S, make_report, make_vm
-from .steps import guest_at, settled, step
-
-RESTS_AT_MIB = 500
-FREE_MIB = 200
-
-
-def heard(size_mib: int, now_s: float, free_mib: int | None = FREE_MIB, stalls: int | None = 3, **changes: Any
-) -> GuestSnapshot:
-    """Guest a as its agent and its balloon driver tell of it: not in need."""
-    statistics = None if free_mib is None else BalloonStatistics(now_s, free_kib=free_mib * MIB)
-    values: dict[str, Any] = {
-        "report": make_report(now_s, size_mib * MIB, alloc_stalls=stalls),
-        "vm": make_vm(actual_kib=size_mib * MIB, statistics=statistics, read_s=now_s),
-        **changes,
-    }
-    return guest_at(size_mib, now_s, **values)
+from .steps import FREE_MIB, RESTS_AT_MIB, heard, settled, step
 
 
 def resting(**changes: Any) -> Ledger:
@@ -150,8 +142,57 @@ def test_a_few_mib_are_nobodys_order(size_mib: int) -> None:
     assert found(resting(), size_mib, free_mib=400) is None
 
 
+def without_agent(size_mib: int, now_s: float, free_mib: int, **counted: Any) -> dict[str, Any]:
+    """Guest a as its balloon driver alone tells of it: 100 MiB of what is available are page cache."""
+    counts = {"available_kib": (free_mib + 100) * MIB, "major_faults": 7, "swap_in_bytes": 0, **counted}
+    statistics = BalloonStatistics(now_s, free_kib=free_mib * MIB, **counts)
+    return {
+        "agent": AgentFacts(LinkState.NONE),
+        "report": make_report(now_s, size_mib * MIB, kind=ReportKind.STATISTICS),
+        "vm": make_vm(actual_kib=size_mib * MIB, statistics=statistics, read_s=now_s),
+    }
+
+
+def raised_without_agent(free_mib: int = FREE_MIB + 300, since: int = 0, **counted: Any) -> int | None:
+    """300 MiB more, with these statistics from `since` on."""
+    ledger = settled(RESTS_AT_MIB)
+    for second in range(-60, 12):
+        size_mib, lies_mib = (RESTS_AT_MIB, FREE_MIB) if second < 0 else (RESTS_AT_MIB + 300, free_mib)
+        told = without_agent(size_mib, NOW_S + second, lies_mib, **(counted if second >= since else {}))
+        at(ledger, second, size_mib, **told)
+        if (set_kib := ledger.set_by_another_kib("a")) is not None:
+            return set_kib // MIB
+    return None
+
+
+def test_without_an_agent_the_drivers_statistics_tell() -> None:
+    """What came lies free, and the guest reads no page again that it had to drop: nobody took it in need."""
+    assert raised_without_agent() == RESTS_AT_MIB + 300
+    assert raised_without_agent(FREE_MIB + 20, available_kib=(FREE_MIB + 300) * MIB) == RESTS_AT_MIB + 300, "as cache"
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"major_faults": 8},
+        {"major_faults": 8, "since": -5},
+        {"swap_in_bytes": 4096},
+        {"major_faults": None, "since": -60},
+        {"swap_in_bytes": None, "since": -60},
+        {"available_kib": None, "since": -60},
+        {"free_mib": FREE_MIB + 100},
+        {"free_mib": 100, "available_kib": 600 * MIB},
+    ],
+)
+def test_without_an_agent_what_may_be_the_guests_own_act_is_nobody_elses(counted: dict[str, Any]) -> None:
+    """It swaps or drops pages, now or a moment before; its driver does not count; it uses what came; a kernel that
+    gives memory back to its page cache (5.0 to 5.6) leaves little free."""
+    assert raised_without_agent(**counted) is None
+
+
 def test_where_nothing_can_become_certain_nobody_waits() -> None:
-    """Without an agent, its count of reclaims or its driver's statistics a larger size is followed at once."""
+    """Where neither an agent nor a driver counts what a guest in need does, or it was silent since a moment ago, a
+    larger size is followed at once: waiting would only keep memory from a guest that may be in need."""
     for case in ("its agent is away", "its agent counts no reclaim", "its driver sends nothing"):
         assert at(resting(), 0, RESTS_AT_MIB + 300, **OWN_ACTS[case]) != [], case
 

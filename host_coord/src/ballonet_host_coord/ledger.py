@@ -65,6 +65,8 @@ SQUEEZED_S = 2.0
 ASK_LOST_S = 4.0
 """Three tries a second apart and a second of grace: an unanswered request is over."""
 
+TAKEN_FOR_ITS_OWN = "taken for the guest's own act, since nothing shows another mover's"
+
 START_LOST_S = 10.0
 """A machine that still waits this long after it was told to run is told again."""
 
@@ -250,7 +252,8 @@ class Ledger:
             return self._watch(guest, move, least_kib, now_s)
         move.look_at_rest(actual_kib, now_s)
         if move.taken_back_kib:
-            return self._stop(guest, move, least_kib, now_s, "took memory back by itself: its target becomes its size")
+            why = f"grew without us, {TAKEN_FOR_ITS_OWN}: its target becomes its size"
+            return self._stop(guest, move, least_kib, now_s, why)
         return None
 
     def _watch(self, guest: GuestSnapshot, move: Move, least_kib: int, now_s: float) -> SetTarget | None:
