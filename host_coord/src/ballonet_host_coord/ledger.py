@@ -16,9 +16,9 @@ hypervisor's target is set to the size reached, since virtio-balloon would go on
 guest's floor, though, as far as that is promised already or there is room (I2). An agent is told of a target above its
 guest's size, whoever asked for it: it would take the memory for its own act otherwise.
 
-A balloon **at rest** moves by somebody else's act. Where it is certainly another mover's (other_mover.py), that is said
-and the move given up. Else, upward the guest helped itself; downward there is a target in force that is not ours: it is
-taken over, said, and a guest that is short is granted anew.
+A balloon **at rest**, at our target or where it was found, moves by somebody else's act. Where it is certainly another
+mover's (other_mover.py), that is said and the move given up. Else, upward the guest helped itself; downward there is a
+target in force that is not ours: it is taken over, said, and a guest that is short is granted anew.
 
 A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
 show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
