@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import trio
@@ -66,6 +67,56 @@ def test_another_mover_is_given_way_to_until_resume(play, caplog, size_mib):
     assert len(said) == 1
     assert yielded(stage) == {"alpha"}
     assert stage.watch.deepened_kib <= 0
+
+
+def plenty(settings):
+    """Each guest has all that it can have."""
+    chosen = settings(budget_kib=4096 * MIB)
+    return replace(chosen, host=replace(chosen.host, slider=25))
+
+
+def test_another_mover_is_given_way_to_where_no_target_was_ever_set(play, settings):
+    """After a restart each guest is only found; on a host with plenty nobody moves it for as long as it lives."""
+
+    async def scenario(stage):
+        stage.watch.another_moves = True
+        await calm(stage)
+        await stage.replace_coordinator(away_s=5)
+        count = len(stage.house.vms["alpha"].targets)
+        await trio.sleep(15)
+        assert stage.house.machines["alpha"].size_kib == 1024 * MIB
+        set_by_hand(stage, "alpha", 600)
+        await stage.until(lambda: yielded(stage) == {"alpha"}, within_s=10)
+        await trio.sleep(60)
+        assert stage.house.machines["alpha"].size_kib == 600 * MIB
+        assert len(stage.house.vms["alpha"].targets) == count
+
+    assert yielded(play(scenario, plenty(settings))) == {"alpha"}
+
+
+@pytest.mark.parametrize("every_s", [1, 3])
+def test_a_mover_that_never_lets_the_balloon_settle_is_given_way_to(play, every_s):
+    """It begins in a shrink of ours and comes again before each of our steps has rested: a minute, and it is left."""
+
+    async def scenario(stage):
+        stage.watch.another_moves = True
+        await calm(stage)
+        stage.work("alpha", 700)
+        await trio.sleep(60)
+        stage.work("alpha", 0)
+        targets = stage.house.vms["alpha"].targets
+        count = len(targets)
+        await stage.until(lambda: len(targets) > count, within_s=60)
+        began_s = trio.current_time()
+        while trio.current_time() < began_s + 60 and not yielded(stage):
+            set_by_hand(stage, "alpha", 1024)
+            await trio.sleep(every_s)
+        assert yielded(stage) == {"alpha"}
+        count = len(targets)
+        await trio.sleep(30)
+        assert len(targets) == count
+
+    play(scenario)
 
 
 def test_a_detection_that_is_off_is_caught(play, monkeypatch):

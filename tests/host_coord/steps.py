@@ -8,6 +8,7 @@ from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
     AgentFacts,
     AskInflate,
+    BalloonStatistics,
     Booking,
     Command,
     Consent,
@@ -65,6 +66,22 @@ def guest_at(size_mib: int, now_s: float = NOW_S, consent: Consent | None = None
         **changes,
     }
     return make_guest("a", size_kib, **values)
+
+
+RESTS_AT_MIB = 500
+FREE_MIB = 200
+
+
+def heard(size_mib: int, now_s: float, free_mib: int | None = FREE_MIB, stalls: int | None = 3, **changes: Any
+) -> GuestSnapshot:
+    """Guest a as its agent and its balloon driver tell of it: not in need."""
+    statistics = None if free_mib is None else BalloonStatistics(now_s, free_kib=free_mib * MIB)
+    values: dict[str, Any] = {
+        "report": make_report(now_s, size_mib * MIB, alloc_stalls=stalls),
+        "vm": make_vm(actual_kib=size_mib * MIB, statistics=statistics, read_s=now_s),
+        **changes,
+    }
+    return guest_at(size_mib, now_s, **values)
 
 
 def consent_to(size_mib: int, gen: int = 1, refused: bool = False, until_s: float = NOW_S + 30) -> Consent:

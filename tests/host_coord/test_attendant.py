@@ -34,13 +34,24 @@ class Session:
     def renewed(self, ram_kib: int, now_s: float) -> None: ...
 
 
-@pytest.mark.parametrize(("hands_off", "given_back"), [("", True), ("it uses hugepages", False)])
-def test_deflating_on_stop_leaves_alone_what_is_left_alone(hands_off: str, given_back: bool) -> None:
-    """Every running guest gets its memory back, but one that may not be moved."""
+@pytest.mark.parametrize(
+    ("hands_off", "paused", "yielded", "given_back"),
+    [
+        ("", False, "", True),
+        ("it uses hugepages", False, "", False),
+        ("", True, "", False),
+        ("", False, "another mover set it", False),
+    ],
+)
+def test_deflating_on_stop_leaves_alone_what_is_left_alone(
+    hands_off: str, paused: bool, yielded: str, given_back: bool
+) -> None:
+    """Every running guest gets its memory back, but one that may not be moved, is paused, or another's."""
     vm: Any = Vm()
     session: Any = Session()
     record = GuestRecord(make_settings(), session, Ledger())
     record.vm = make_vm(hands_off=hands_off)
+    record.paused, record.yielded = paused, yielded
     coordinator: Any = None
     trio.run(Attendant(record, vm, coordinator).stop, StopPolicy.DEFLATE, False)
     assert bool(vm.targets) is given_back

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ballonet_host_coord.guests import AGENT_GONE_S, GuestRecord
+from ballonet_host_coord.guests import AGENT_GONE_S, GREW_SAID_S, GuestRecord
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
     AgentFacts,
@@ -78,6 +78,62 @@ def test_who_is_left_alone_gets_no_startup_target(record):
     """A young machine that may not be moved is adopted as it is."""
     assert record.vm_read(make_vm(boot_began_s=NOW_S - 1, hands_off="it uses hugepages"), None, NOW_S) is None
     assert record.snapshot(NOW_S).hypervisor_target_kib is None
+
+
+def test_a_guest_that_grew_without_us_says_for_whose_act_it_was_taken(record):
+    """An operator may know of another mover; it is said for ten minutes, and of this boot alone."""
+    booted(record)
+
+    class Grown(Ledger):
+        def taken_back_kib(self, name):
+            return 300 * MIB
+
+    record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5, actual_kib=800 * MIB), None, NOW_S + 60)
+    ledger, record._ledger = record._ledger, Grown()
+    record.note_taken_back(NOW_S + 60)
+    record._ledger = ledger
+    assert "grew by 300 MiB without us, taken for the guest's own act" in record.said
+    record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5), None, NOW_S + 60 + GREW_SAID_S - 1)
+    assert "grew by" in record.said
+    record.vm_read(make_vm(boot=2, boot_began_s=NOW_S + 5), None, NOW_S + 60 + GREW_SAID_S)
+    assert record.said == "residency unknown: booked by its balloon's word alone"
+
+
+LEFT_ALONE = [{"paused": True}, {"yielded": "another mover set it to 600 MiB"}]
+
+
+@pytest.mark.parametrize("left", LEFT_ALONE)
+@pytest.mark.parametrize("run_state", [RunState.RUNNING, RunState.PRELAUNCH])
+def test_who_is_paused_or_given_way_to_gets_no_startup_target_in_a_new_process(running, left, run_state):
+    """Until `ballonet resume`: at its startup size nobody would let it grow. A start waits for room all the same."""
+    for name, value in left.items():
+        setattr(running, name, value)
+    running.vm_lost(alive=False, detail="ended")
+    young = make_vm(boot=2, boot_began_s=NOW_S + 4, statistics_count=0, qemu_pid=8, run_state=run_state)
+    assert running.vm_read(young, None, NOW_S + 5) is None
+    snapshot = running.snapshot(NOW_S + 5)
+    assert snapshot.hypervisor_target_kib is None
+    assert snapshot.waiting_to_start is (run_state is RunState.PRELAUNCH)
+    again = make_vm(boot=3, boot_began_s=NOW_S + 6, statistics_count=0, qemu_pid=8)
+    assert running.vm_read(again, None, NOW_S + 7) is None, "nor after a reset"
+
+
+@pytest.mark.parametrize("left", LEFT_ALONE)
+def test_what_was_under_way_in_the_process_before_ends_with_it(record, left):
+    """Its last target says nothing of a new process: there it would be booked, and its arrival waited for."""
+    booted(record)
+    assert record.snapshot(NOW_S + 5).hypervisor_target_kib == 512 * MIB
+    for name, value in left.items():
+        setattr(record, name, value)
+    assert record.vm_read(make_vm(boot=3, boot_began_s=NOW_S + 8, qemu_pid=8), None, NOW_S + 9) is None
+    assert record.snapshot(NOW_S + 9).hypervisor_target_kib is None
+
+
+def test_who_is_released_gets_its_startup_target_in_a_new_process(record):
+    """It is given everything from there, and a reset leaves it what it has."""
+    record.released = True
+    assert booted(record) is not None
+    assert record.vm_read(make_vm(boot=3, boot_began_s=NOW_S + 6, qemu_pid=7), None, NOW_S + 7) is None
 
 
 def test_new_boot_forgets_what_the_last_one_said(running):

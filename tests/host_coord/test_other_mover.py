@@ -11,31 +11,26 @@ from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
     AgentFacts,
     BalloonStatistics,
+    Booking,
     Command,
-    GuestSnapshot,
+    Hotplug,
     LinkState,
+    ReportKind,
     RunState,
+    VmFacts,
     Wish,
 )
-from ballonet_host_coord.other_mover import LOWERED_S, OOM_WHY, RAISED_S, SETTLED_S, SOON
+from ballonet_host_coord.other_mover import (
+    FOUND_S,
+    LOWERED_S,
+    OOM_WHY,
+    RAISED_S,
+    SETTLED_S,
+    SOON,
+)
 
 from .builders import MIB, NOW_S, make_report, make_vm
-from .steps import guest_at, settled, step
-
-RESTS_AT_MIB = 500
-FREE_MIB = 200
-
-
-def heard(size_mib: int, now_s: float, free_mib: int | None = FREE_MIB, stalls: int | None = 3, **changes: Any
-) -> GuestSnapshot:
-    """Guest a as its agent and its balloon driver tell of it: not in need."""
-    statistics = None if free_mib is None else BalloonStatistics(now_s, free_kib=free_mib * MIB)
-    values: dict[str, Any] = {
-        "report": make_report(now_s, size_mib * MIB, alloc_stalls=stalls),
-        "vm": make_vm(actual_kib=size_mib * MIB, statistics=statistics, read_s=now_s),
-        **changes,
-    }
-    return guest_at(size_mib, now_s, **values)
+from .steps import FREE_MIB, RESTS_AT_MIB, heard, settled, step
 
 
 def resting(**changes: Any) -> Ledger:
@@ -147,8 +142,57 @@ def test_a_few_mib_are_nobodys_order(size_mib: int) -> None:
     assert found(resting(), size_mib, free_mib=400) is None
 
 
+def without_agent(size_mib: int, now_s: float, free_mib: int, **counted: Any) -> dict[str, Any]:
+    """Guest a as its balloon driver alone tells of it: 100 MiB of what is available are page cache."""
+    counts = {"available_kib": (free_mib + 100) * MIB, "major_faults": 7, "swap_in_bytes": 0, **counted}
+    statistics = BalloonStatistics(now_s, free_kib=free_mib * MIB, **counts)
+    return {
+        "agent": AgentFacts(LinkState.NONE),
+        "report": make_report(now_s, size_mib * MIB, kind=ReportKind.STATISTICS),
+        "vm": make_vm(actual_kib=size_mib * MIB, statistics=statistics, read_s=now_s),
+    }
+
+
+def raised_without_agent(free_mib: int = FREE_MIB + 300, since: int = 0, **counted: Any) -> int | None:
+    """300 MiB more, with these statistics from `since` on."""
+    ledger = settled(RESTS_AT_MIB)
+    for second in range(-60, 12):
+        size_mib, lies_mib = (RESTS_AT_MIB, FREE_MIB) if second < 0 else (RESTS_AT_MIB + 300, free_mib)
+        told = without_agent(size_mib, NOW_S + second, lies_mib, **(counted if second >= since else {}))
+        at(ledger, second, size_mib, **told)
+        if (set_kib := ledger.set_by_another_kib("a")) is not None:
+            return set_kib // MIB
+    return None
+
+
+def test_without_an_agent_the_drivers_statistics_tell() -> None:
+    """What came lies free, and the guest reads no page again that it had to drop: nobody took it in need."""
+    assert raised_without_agent() == RESTS_AT_MIB + 300
+    assert raised_without_agent(FREE_MIB + 20, available_kib=(FREE_MIB + 300) * MIB) == RESTS_AT_MIB + 300, "as cache"
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"major_faults": 8},
+        {"major_faults": 8, "since": -5},
+        {"swap_in_bytes": 4096},
+        {"major_faults": None, "since": -60},
+        {"swap_in_bytes": None, "since": -60},
+        {"available_kib": None, "since": -60},
+        {"free_mib": FREE_MIB + 100},
+        {"free_mib": 100, "available_kib": 600 * MIB},
+    ],
+)
+def test_without_an_agent_what_may_be_the_guests_own_act_is_nobody_elses(counted: dict[str, Any]) -> None:
+    """It swaps or drops pages, now or a moment before; its driver does not count; it uses what came; a kernel that
+    gives memory back to its page cache (5.0 to 5.6) leaves little free."""
+    assert raised_without_agent(**counted) is None
+
+
 def test_where_nothing_can_become_certain_nobody_waits() -> None:
-    """Without an agent, its count of reclaims or its driver's statistics a larger size is followed at once."""
+    """Where neither an agent nor a driver counts what a guest in need does, or it was silent since a moment ago, a
+    larger size is followed at once: waiting would only keep memory from a guest that may be in need."""
     for case in ("its agent is away", "its agent counts no reclaim", "its driver sends nothing"):
         assert at(resting(), 0, RESTS_AT_MIB + 300, **OWN_ACTS[case]) != [], case
 
@@ -221,6 +265,122 @@ def test_a_guest_that_is_left_alone_gets_no_target_when_another_moves_it() -> No
     for second, size_mib in enumerate((500, 300, 800, 800, 300)):
         assert at(ledger, second, size_mib, hands_off="paused") == []
     assert ledger.target_kib("a") is None
+
+
+# --- found, with no target of ours ----------------------------------------------------------------------
+
+
+def found_at_rest(seconds: int = 60, **changes: Any) -> Ledger:
+    """A ledger that found guest a at 500 MiB, so many seconds ago, and has sent nothing."""
+    ledger = Ledger()
+    assert ledger.began_boot("a", 1, 400 * MIB, adopted=True) is None
+    for second in range(-seconds, 0):
+        assert at(ledger, second, RESTS_AT_MIB, **changes) == []
+    assert ledger.target_kib("a") is None, "what was only found promises nothing"
+    return ledger
+
+
+@pytest.mark.parametrize("size_mib", [300, 800])
+def test_a_guest_that_was_only_found_is_given_way_to(size_mib: int) -> None:
+    """Also after a restart, and where there is plenty: nothing is set meanwhile, whatever it is to have."""
+    ledger = found_at_rest()
+    free_mib = FREE_MIB + max(0, size_mib - RESTS_AT_MIB)
+    set_mib = None
+    for second in range(10):
+        assert at(ledger, second, size_mib, wanted_mib=1000, free_mib=free_mib) == []
+        if (set_kib := ledger.set_by_another_kib("a")) is not None:
+            set_mib = set_kib // MIB
+            break
+    assert set_mib == size_mib
+
+
+def test_what_a_found_guest_takes_by_itself_is_no_other_mover() -> None:
+    """Its size becomes its target, as that of a guest that we had set: else its driver, loaded anew, would go back."""
+    ledger = found_at_rest()
+    assert raised(ledger, **OWN_ACTS["it reclaims"]) is None
+    assert ledger.target_kib("a") == (RESTS_AT_MIB + 300) * MIB
+
+
+def test_a_grant_to_a_found_guest_is_booked() -> None:
+    """From then on its target is ours, and on its way."""
+    ledger = found_at_rest()
+    assert at(ledger, 0, RESTS_AT_MIB, wanted_mib=900) != []
+    assert ledger.target_kib("a") == 900 * MIB
+
+
+def test_a_guest_that_still_moves_when_it_is_found_is_not_at_rest() -> None:
+    """A shrink that the process before ordered goes on: in one run, or after a standstill with nothing left to give."""
+    ledger = found_at_rest(2)
+    for second in range(30):
+        at(ledger, second, RESTS_AT_MIB - 10 * second)
+        assert ledger.set_by_another_kib("a") is None
+
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    starved: dict[str, Any] = {"free_mib": 10}
+    for second in range(-int(FOUND_S) + 5, 30):
+        now_s = NOW_S + second
+        size_mib = RESTS_AT_MIB if second < 0 else RESTS_AT_MIB - 100
+        starved["report"] = make_report(now_s, size_mib * MIB, available_kib=20 * MIB, alloc_stalls=3)
+        at(ledger, second, size_mib, **starved)
+        assert ledger.set_by_another_kib("a") is None
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        {"booking": Booking(1024 * MIB, 0, True)},
+        {"vm": make_vm(actual_kib=RESTS_AT_MIB * MIB, run_state=RunState.PAUSED)},
+        {"vm": make_vm(actual_kib=RESTS_AT_MIB * MIB, boot_began_s=NOW_S - 12)},
+        {"report": None},
+    ],
+    ids=["it boots", "it stands still", "it arrived", "nothing was heard"],
+)
+def test_a_boot_a_pause_and_an_arrival_are_no_rest(meanwhile: dict[str, Any]) -> None:
+    """What moves soon after them is on its way to a target that is none of another mover's."""
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    for second in range(-10, 0):
+        at(ledger, second, RESTS_AT_MIB, **meanwhile)
+    for second in range(10):
+        at(ledger, second, 300)
+        assert ledger.set_by_another_kib("a") is None
+
+
+def test_memory_that_is_plugged_into_a_found_guest_is_no_other_mover() -> None:
+    """Neither when its RAM grows, nor while its kernel is still taking what was requested of its device."""
+    ledger = found_at_rest()
+    for second in range(15):
+        vm = make_vm(actual_kib=800 * MIB, ram_kib=1500 * MIB)
+        at(ledger, second, 800, vm=vm)
+        assert ledger.set_by_another_kib("a") is None
+
+    def plugging(size_mib: int, now_s: float) -> VmFacts:
+        hotplug = Hotplug(1024 * MIB, 2 * MIB, (size_mib - 400) * MIB, requested_kib=400 * MIB)
+        statistics = BalloonStatistics(now_s, free_kib=(size_mib - 300) * MIB)
+        return make_vm(actual_kib=size_mib * MIB, ram_kib=2048 * MIB, hotplug=hotplug, statistics=statistics)
+
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    for second in range(-20, 20):
+        at(ledger, second, size_mib := (RESTS_AT_MIB if second < 0 else 800), vm=plugging(size_mib, NOW_S + second))
+        assert ledger.set_by_another_kib("a") is None
+
+
+@pytest.mark.parametrize("loss", ["monitor away", "adopted again"])
+def test_what_happened_out_of_sight_is_taken_as_it_is_found(loss: str) -> None:
+    """A found size promises nothing: nobody waits for a balloon to come back to it."""
+    ledger = found_at_rest()
+    if loss == "adopted again":
+        ledger.began_boot("a", 2, 400 * MIB, adopted=True)
+    else:
+        step(ledger, (heard(RESTS_AT_MIB, NOW_S, vm=make_vm(run_state=RunState.UNREACHABLE)), 500), now_s=NOW_S)
+    for second in range(1, 30):
+        assert at(ledger, second, 300) == []
+        assert ledger.set_by_another_kib("a") is None
+
+
+# --- safeguards -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ class Attendant:
 
     async def stop(self, policy: StopPolicy, observe: bool) -> None:
         vm = self.record.vm
-        left_alone = bool(vm.hands_off or self.record.yielded)
+        left_alone = bool(vm.hands_off or self.record.paused or self.record.yielded)
         if policy is StopPolicy.DEFLATE and not observe and vm.run_state is RunState.RUNNING and not left_alone:
             try:
                 await self._vm.connect()

@@ -15,7 +15,7 @@ from .booking import book, boot_answered
 from .demand import DEFAULT_TUNING, Estimate, beyond, demand_at, hidden_kib, observe, recall, remember
 from .hotplug import grown_kib
 from .learned import Learned
-from .ledger import Ledger
+from .ledger import TAKEN_FOR_ITS_OWN, Ledger
 from .model import (
     AgentFacts,
     DemandModel,
@@ -38,6 +38,9 @@ AGENT_GONE_S = 60.0
 """An agent that was silent this long is gone: until then its guest is held, afterwards balloon statistics judge."""
 
 PAUSED = "paused by the operator"
+GREW_SAID_S = 600.0
+"""How long it is said that a guest grew without us."""
+
 TAKEN_BACK_WHY = 5
 TAKEN_BACK_SEVERITY = 2
 
@@ -68,6 +71,8 @@ class GuestRecord:
         """What of its settings could not be taken as it was given."""
         self.learned: Learned | None = None
         """What a coordinator before us has learned of it, until its first report shows which boot it is."""
+        self._grew = ""
+        self._grew_s = float("-inf")
         self._unseen = True
         self._seen = False
         self._answered = False
@@ -87,7 +92,7 @@ class GuestRecord:
     @property
     def said(self) -> str:
         """For the guest's line in `status`; empty when there is nothing to say."""
-        said = dict.fromkeys((self.detail, self.limit_fault, *self.notes))
+        said = dict.fromkeys((self.detail, self.limit_fault, self._grew, *self.notes))
         return "; ".join(text for text in said if text)
 
     @property
@@ -116,9 +121,13 @@ class GuestRecord:
             reset = vm.qemu_pid is not None and vm.qemu_pid == self.vm.qemu_pid
             if not reset:
                 self._ordered_kib, self._in_force_kib = None, 0
-            # A reset leaves the target in force, another's or the operator's.
-            left = bool(vm.hands_off) or (reset and (bool(self.yielded) or self.paused or self.released))
-            adopted = self.observe or left or self._goes_on(vm, now_s)
+            # Who is left alone keeps what a new process gives it, all: at a startup size nobody would let it grow.
+            left = bool(vm.hands_off or self.yielded or self.paused)
+            goes_on = self._goes_on(vm, now_s)
+            if left and not reset and not goes_on:
+                self._ledger.forget(self.name)  # what was under way in the process before
+            # A reset leaves the target in force, the operator's as well.
+            adopted = self.observe or left or (reset and self.released) or goes_on
             self._forget_boot()
             if self._seen:
                 self.session.renewed(vm.boot_kib, now_s)
@@ -132,6 +141,8 @@ class GuestRecord:
         self.detail = "residency unknown: booked by its balloon's word alone" if unwatched else ""
         self._answered = self._answered or boot_answered(self.vm, self._agent_report())
         self._above_since_s = above_since_s(self._above_since_s, self.vm, residency, self._answered, now_s)
+        if now_s - self._grew_s >= GREW_SAID_S:
+            self._grew = ""
         self._take_statistics(now_s)
         return command
 
@@ -195,6 +206,8 @@ class GuestRecord:
     def note_taken_back(self, now_s: float) -> None:
         """The guest took memory back by itself: that is a demand for what it has now (design, harm)."""
         taken_kib = self._ledger.taken_back_kib(self.name)
+        if taken_kib:
+            self._grew, self._grew_s = f"grew by {taken_kib // 1024} MiB without us, {TAKEN_FOR_ITS_OWN}", now_s
         if taken_kib and (self._wish is None or self._wish.want_kib < self.vm.actual_kib):
             self._take_wish(Wish(self.vm.actual_kib, TAKEN_BACK_WHY, TAKEN_BACK_SEVERITY, arrived_s=now_s))
 
@@ -275,6 +288,7 @@ class GuestRecord:
         return (self._seen and same_boot) or now_s - vm.boot_began_s >= SETTLING_S
 
     def _forget_boot(self) -> None:
+        self._grew = ""
         self._ran_s = float("-inf")
         self._above_since_s = None
         self._answered = False

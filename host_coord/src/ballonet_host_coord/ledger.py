@@ -16,9 +16,9 @@ hypervisor's target is set to the size reached, since virtio-balloon would go on
 guest's floor, though, as far as that is promised already or there is room (I2). An agent is told of a target above its
 guest's size, whoever asked for it: it would take the memory for its own act otherwise.
 
-A balloon **at rest** moves by somebody else's act. Where it is certainly another mover's (other_mover.py), that is said
-and the move given up. Else, upward the guest helped itself; downward there is a target in force that is not ours: it is
-taken over, said, and a guest that is short is granted anew.
+A balloon **at rest**, at our target or where it was found, moves by somebody else's act. Where it is certainly another
+mover's (other_mover.py), that is said and the move given up. Else, upward the guest helped itself; downward there is a
+target in force that is not ours: it is taken over, said, and a guest that is short is granted anew.
 
 A **grant** is at once: the balloon is moved and the agent is told beside it. It is paid from the room that the books
 show now (I1: memory is given after it was taken), the guest furthest below its demand per weight first. Only
@@ -65,6 +65,8 @@ SQUEEZED_S = 2.0
 ASK_LOST_S = 4.0
 """Three tries a second apart and a second of grace: an unanswered request is over."""
 
+TAKEN_FOR_ITS_OWN = "taken for the guest's own act, since nothing shows another mover's"
+
 START_LOST_S = 10.0
 """A machine that still waits this long after it was told to run is told again."""
 
@@ -76,9 +78,10 @@ class Ledger:
         self._moves: dict[str, Move] = {}
 
     def target_kib(self, name: str) -> int | None:
-        """The target in force, to be booked: from the moment of setting it counts as promised."""
+        """The target in force, to be booked: from the moment of setting it counts as promised. None where we have
+        set none: a size that was only found promises nothing."""
         move = self._moves.get(name)
-        return move.target_kib if move else None
+        return move.target_kib if move and not move.found else None
 
     def stuck_since_s(self, name: str) -> float | None:
         move = self._moves.get(name)
@@ -132,9 +135,9 @@ class Ledger:
         move = self._moves.get(name)
         if adopted and move is not None:
             move.boot = vm_boot
+            move.doubt()
             move.arrived = move.target_kib is None
             move.progress_s = 0.0
-            move.other.doubt()
             return None
         self._moves[name] = Move(boot=vm_boot, gen=move.gen if move else 0)
         if adopted:
@@ -168,7 +171,7 @@ class Ledger:
         if move := self._moves.get(name):
             move.failed = True
             move.started_s = None
-            move.other.doubt()
+            move.doubt()
 
     def forget(self, name: str) -> None:
         """The machine is gone, and its memory with it."""
@@ -202,7 +205,7 @@ class Ledger:
                 continue
             move.set_by_another_kib = None
             if guest.vm.run_state is not RunState.RUNNING:
-                move.other.doubt()
+                move.doubt()
                 commands += self._leave_off(guest, move, now_s)
                 continue
             if move.look_for_others(guest, now_s):
@@ -256,7 +259,8 @@ class Ledger:
             return self._watch(guest, move, least_kib, now_s)
         move.look_at_rest(actual_kib, now_s)
         if move.taken_back_kib:
-            return self._stop(guest, move, least_kib, now_s, "took memory back by itself: its target becomes its size")
+            why = f"grew without us, {TAKEN_FOR_ITS_OWN}: its target becomes its size"
+            return self._stop(guest, move, least_kib, now_s, why)
         return None
 
     def _watch(self, guest: GuestSnapshot, move: Move, least_kib: int, now_s: float) -> SetTarget | None:

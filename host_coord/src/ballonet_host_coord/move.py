@@ -40,7 +40,9 @@ class Move:
 
     boot: int
     target_kib: int | None = None
-    """The target in force at the hypervisor. None: not set by us in this boot."""
+    """The target in force at the hypervisor. None: not set by us in this boot, and not found at rest."""
+    found: bool = False
+    """Nobody of us has set the target: it is the size that the balloon was found to rest at."""
     arrived: bool = True
     ram_kib: int = 0
     """The guest's RAM when it was last looked at; 0 before."""
@@ -98,7 +100,7 @@ class Move:
 
     def head_for(self, target_kib: int) -> None:
         self.target_kib = target_kib
-        self.arrived = False
+        self.found = self.arrived = False
         self.consented = self.forced = self.failed = False
         self.progress_s = 0.0
         self.other.begun()
@@ -114,7 +116,7 @@ class Move:
         self.refuses = True
         self.leave_until_s = max(self.leave_until_s, now_s + BACK_OFF_S)
         self.target_kib = target_kib
-        self.forced = False
+        self.found = self.forced = False
         self.stopped_s = now_s
         self.rest_at(actual_kib)
         self.other.begun()
@@ -123,9 +125,15 @@ class Move:
         """Its size is not ours any more, whatever was under way: as of a machine that was found running."""
         self.target_kib = self.asked_kib = self.stuck_since_s = None
         self.stepped_s = 0.0
-        self.forced = self.unclear = False
+        self.found = self.forced = self.unclear = False
         self.arrived = True
         self.other.begun()
+
+    def doubt(self) -> None:
+        """It was out of sight, or a target of ours may not have reached the hypervisor."""
+        if self.found:
+            self.adopt()
+        self.other.doubt()
 
     def look_for_others(self, guest: GuestSnapshot, now_s: float) -> bool:
         """Whether nothing is done in this turn, since another mover is at work or may be."""
@@ -135,10 +143,13 @@ class Move:
             if self.ram_kib and self.arrived:
                 self.adopt()
             self.ram_kib = guest.vm.ram_kib
-        if self.target_kib is None or guest.booking.claimed:
-            return False
         if guest.hands_off and self.arrived:
             self.adopt()
+            return False
+        if self.target_kib is None:
+            self._find(guest, now_s)
+            return False
+        if guest.booking.claimed:
             return False
         if self.stuck_since_s is not None:
             self.other.begun()  # what it does late is no order
@@ -149,6 +160,14 @@ class Move:
         self.unclear = act is not Act.OURS
         self.taken_back_kib = self.lowered_kib = 0
         return self.unclear
+
+    def _find(self, guest: GuestSnapshot, now_s: float) -> None:
+        """Take the size that it rests at for its target, and send nothing."""
+        if guest.booking.claimed or guest.vm.hands_off:
+            self.other.begun()
+        elif self.other.finds_rest(guest, now_s):
+            self.target_kib, self.found = guest.vm.actual_kib, True
+            self.rest_at(guest.vm.actual_kib)
 
     def stood_still(self, now_s: float) -> None:
         """It was stopped because its balloon does not follow."""
