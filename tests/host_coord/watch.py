@@ -249,8 +249,10 @@ class Watch:
             for guest, decided in zip(snapshot.guests, decision.guests, strict=True)
             if decided.shrinkable
         ]
-        if any(given_kib > decided.floor_kib + TOLERANCE_KIB for given_kib, decided in able):
-            taken_kib = sum(given_kib - decided.target_kib for given_kib, decided in able)
+        # Who was brought below its floor by somebody else is brought back to it all the same (I2).
+        above = [(given_kib, decided) for given_kib, decided in able if given_kib > decided.floor_kib]
+        if any(given_kib > decided.floor_kib + TOLERANCE_KIB for given_kib, decided in above):
+            taken_kib = sum(given_kib - decided.target_kib for given_kib, decided in above)
             require(taken_kib > 0, "host", "it is at its end, and nothing is taken from its guests")
 
     def _judge_step_under_way(self, snapshot: Snapshot, guest: GuestSnapshot) -> None:
