@@ -235,7 +235,7 @@ def test_another_mover_is_given_way_to(served: Served, domain: Any) -> None:
     import libvirt
 
     served.until(at_rest)
-    # A target of ours must be in force: a guest that was only found, or restored, is nobody's yet.
+    # At targets of ours; of guests that were only found, tests/end_to_end/test_other_mover.py.
     served.reload(TIGHT_MIB)
     served.until(lambda guests: fits(served) and {"eins", "zwei"} <= targets(served.turns()[-1]).keys())
     served.until(lambda guests: all(guest["state"] in ("steady", "short") for guest in guests.values()))
