@@ -70,8 +70,8 @@ def test_no_room_is_said_by_libvirt(served: Served, operator: Any, rig: SystemRi
 
 
 def test_what_never_starts_gives_the_room_back(served: Served, operator: Any, rig: SystemRig) -> None:
-    """Its start fails after the hook held room for it, and the hook gives that back; room that was held for a domain which
-    is never started is free again when its time has passed."""
+    """Its start fails after the hook held room for it, and the hook gives that back; what is held for a domain that is
+    never started is free again when its time has passed."""
     import libvirt
 
     before = served.ask("reservation", guest="nie")["free_kib"]

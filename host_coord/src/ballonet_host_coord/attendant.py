@@ -195,6 +195,8 @@ class Attendant:
                 await self._vm.set_target(vm.here_kib)
             except PortError as exc:
                 log.warning("%s: could not be deflated on stop: %s", self.record.name, exc)
+            except Exception as exc:  # noqa: BLE001
+                self._log(exc)
             finally:
                 await self._vm.aclose()
 

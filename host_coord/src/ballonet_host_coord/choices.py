@@ -95,7 +95,8 @@ class Choices:
         """Where it cannot be kept that is said, once, and nobody is kept from anything."""
         fault = ""
         try:
-            self._state.put("learned", [to_row(name, what, now_s, now_unix_s) for name, what in learned.items()])
+            if learned or self._state.get("learned"):
+                self._state.put("learned", [to_row(name, what, now_s, now_unix_s) for name, what in learned.items()])
         except PortError as error:
             fault = str(error)
             if fault != self._learned_fault:

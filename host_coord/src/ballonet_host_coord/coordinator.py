@@ -250,7 +250,8 @@ class Coordinator:
 
     def _keep_learned(self) -> None:
         records = [attendant.record for attendant in self.guests]
-        learned = {record.name: what for record in records if (what := record.has_learned()) is not None}
+        waiting = {} if self._listed else self._learned  # for domains that nobody has listed yet
+        learned = waiting | {record.name: what for record in records if (what := record.has_learned()) is not None}
         self._choices.keep_learned(learned, self.clock.now(), time.time())
 
     async def _survey(self) -> None:
@@ -417,10 +418,10 @@ class Coordinator:
         self._refilled = set(flagged)
 
     async def _stop(self) -> None:
-        self._keep_learned()
         async with trio.open_nursery() as nursery:
             for attendant in self.guests:
                 nursery.start_soon(attendant.stop, self.settings.host.stop_policy, self.observe)
+        self._keep_learned()
 
     # --- the operator ------------------------------------------------------------------------------------
 

@@ -150,7 +150,8 @@ class GuestRecord:
         """From now on its memory is moved, which was only looked at: one that waits to start wants its startup target
         first."""
         vm = self.vm
-        if not self._seen or vm.hands_off or vm.run_state is not RunState.PRELAUNCH:
+        left = bool(vm.hands_off or self.yielded or self.paused)
+        if not self._seen or left or vm.run_state is not RunState.PRELAUNCH:
             return None
         return self._ledger.began_boot(self.name, vm.boot, self._startup_kib(vm), adopted=False)
 
@@ -263,6 +264,7 @@ class GuestRecord:
             uncooperative=self._ledger.is_uncooperative(self.name, now_s),
             refuses=self._ledger.refuses(self.name),
             forced=self._ledger.is_forced(self.name),
+            on_its_way=self._ordered_kib is not None,
             above_since_s=self._above_since_s,
             limit_kib=self.limit_kib,
             unseen=self._unseen,

@@ -373,6 +373,8 @@ class GuestSnapshot:
     """It refused, objected or did not answer when it was last to shrink: nobody waits for its memory."""
     forced: bool = False
     """The operator gave it what it has, whatever the budget says."""
+    on_its_way: bool = False
+    """A target was ordered, and its hypervisor has not taken it yet."""
     waiting_to_start: bool = False
     held_kib: int = 0
     """Room that a reservation holds for it, while it waits before its first instruction."""

@@ -132,8 +132,12 @@ class Move:
     def doubt(self) -> None:
         """It was out of sight, or a target of ours may not have reached the hypervisor."""
         if self.found:
+            # No target of ours is at stake. Where it rests now is found anew, and no doubt comes with that.
+            believed = self.other.believed
             self.adopt()
-        self.other.doubt()
+            self.other.believed = believed
+        else:
+            self.other.doubt()
 
     def look_for_others(self, guest: GuestSnapshot, now_s: float) -> bool:
         """Whether nothing is done in this turn, since another mover is at work or may be."""

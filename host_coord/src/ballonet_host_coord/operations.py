@@ -202,7 +202,8 @@ class Operations:
 
     async def _unreserve(self, arguments: dict[str, Any]) -> dict[str, Any]:
         dropped = self._coordinator.reservations.drop(str(arguments.get("guest")))
-        self._keep_reservations()
+        if dropped is not None and dropped.is_held:
+            self._keep_reservations()
         self._coordinator.wake()
         return {"dropped_kib": dropped.size_kib if dropped else 0}
 

@@ -141,7 +141,8 @@ class OtherMover:
             self.last_kib, self.settled_s = vm.actual_kib, now_s
         if report is None or now_s - vm.boot_began_s < SETTLING_S:
             return False  # nobody moves it before it is heard, and a boot or an arrival is no rest
-        gives = report.available_kib >= _free_least_kib(guest)
+        # A guest that stands still as a whole has said nothing since, and its shrink would go on.
+        gives = report.available_kib >= _free_least_kib(guest) and report.arrived_s > self.settled_s
         return now_s - self.settled_s >= (SETTLED_S if gives else FOUND_S)
 
     def look(self, guest: GuestSnapshot, target_kib: int, now_s: float) -> Act:
@@ -188,6 +189,10 @@ class OtherMover:
         actual_kib = guest.vm.actual_kib
         if self.departed_s is not None:
             self._judge_departure(guest, self.departed_s, now_s)
+        if guest.on_its_way:
+            self.ordered_s = None  # whatever it does yet follows the target before
+            self.looked_s, self.looked_kib = now_s, actual_kib
+            return False
         if self.ordered_s is None:
             self.ordered_s = now_s
             shrinks = target_kib < self.looked_kib - REST_KIB
@@ -202,9 +207,9 @@ class OtherMover:
             elif _says_it_moved(guest, self.shrinks_after_s):
                 self.shrinks_after_s = float("inf")  # it says so again
                 self._departs(now_s, 0)
-            elif farther_kib > CERTAIN_KIB and now_s - self.ordered_s >= SWING_S:
+            elif farther_kib > CERTAIN_KIB and guest.vm.read_s - self.ordered_s >= SWING_S:
                 self.departures_s += (now_s,)
-        if farther_kib <= 0 or farther_kib > CERTAIN_KIB or now_s - self.ordered_s < SWING_S:
+        if farther_kib <= 0 or farther_kib > CERTAIN_KIB or guest.vm.read_s - self.ordered_s < SWING_S:
             self.near_kib, self.near_free_kib = actual_kib, _free_kib(guest)
         self.looked_s, self.looked_kib = now_s, actual_kib
         recent = tuple(at_s for at_s in self.departures_s if now_s - at_s < DEPARTED_WITHIN_S)

@@ -53,6 +53,8 @@ def read_arguments(untrusted: Sequence[str], hugetlbfs: Sequence[str] | None = N
     boot_kib = in_path_kib = 0
     huge: dict[str, int] = {}
     """Memory backends in huge pages, and their sizes."""
+    backends: list[tuple[str, str]] = []
+    """... and why they cannot be moved."""
     used: set[str] = set()
     """Those that are guest RAM: not what guests share (ivshmem), say."""
     for option, value in _options(untrusted):
@@ -82,11 +84,12 @@ def read_arguments(untrusted: Sequence[str], hugetlbfs: Sequence[str] | None = N
         elif option == "-object" and kind.startswith("memory-backend"):
             in_memfd = _is_on(said.get("hugetlb"))
             if in_memfd or _is_huge(str(said.get("mem-path", "")), hugetlbfs):
-                pins.append(HUGEPAGES)
+                backends.append((str(said.get("id", "")), HUGEPAGES))
                 if in_memfd or hugetlbfs is not None:
                     huge[str(said.get("id", ""))] = _size_kib(said.get("size"), "b")
             if said.get("policy") == "bind" and _one_node(said.get("host-nodes")):
-                pins.append(ONE_NODE)
+                backends.append((str(said.get("id", "")), ONE_NODE))
+    pins += [why for name, why in backends if name in used or not used - {""}]
     hugepages_kib = min(boot_kib, in_path_kib) + sum(kib for name, kib in huge.items() if name in used - {""})
     return Arguments(reporting, tuple(dict.fromkeys(pins)), has_balloon, min(hugepages_kib, MOST_KIB))
 

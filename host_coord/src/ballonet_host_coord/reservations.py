@@ -177,12 +177,14 @@ def most_free_kib(snapshot: Snapshot) -> int:
     for party in enter(snapshot):
         guest = party.guest
         assigned_kib = guest.booking.assigned_kib
-        if guest.booking.claimed and guest.vm.run_state is RunState.RUNNING:
+        hands_off = guest.hands_off or guest.vm.hands_off
+        if guest.booking.claimed and guest.vm.run_state is RunState.RUNNING and not hands_off:
             assigned_kib = min(assigned_kib, max(guest.settings.startup_kib, guest.settings.minimum_kib))
         elif not party.fixed:
             assigned_kib = min(assigned_kib, party.floor_kib)
         away_kib += assigned_kib + guest.booking.overhead_kib
-    return snapshot.host.budget_kib - snapshot.host.headroom_kib - away_kib
+    host = snapshot.host
+    return host.budget_kib - host.headroom_kib - away_kib - (host.unlisted_kib or 0)
 
 
 def share_of_start_kib(snapshot: Snapshot, size_kib: int, weight: int) -> int:
