@@ -225,6 +225,15 @@ def test_who_is_served_after_being_observed_gets_a_startup_target_if_it_waits(ch
     assert (observer.served() is not None) is is_set
 
 
+@pytest.mark.parametrize("left", ["paused", "yielded"])
+def test_who_is_left_alone_keeps_all_when_observing_ends(left):
+    """At a startup size nobody would let it grow, and another mover's size is not ours to change."""
+    observer = GuestRecord(make_settings(), Session(), Ledger(), observe=True)
+    observer.vm_read(make_vm(statistics_count=0, run_state=RunState.PRELAUNCH), None, NOW_S)
+    setattr(observer, left, "so said" if left == "yielded" else True)
+    assert observer.served() is None
+
+
 def test_observer_books_no_target_that_was_never_set():
     """With --observe a waiting machine gets no startup target, neither ordered nor booked."""
     observer = GuestRecord(make_settings(), Session(), Ledger(), observe=True)

@@ -94,6 +94,15 @@ def test_the_host_is_not_scanned_for_every_survey(host: Host) -> None:
     assert host.scans == 3
 
 
+def test_a_stranger_has_the_ram_that_is_not_in_huge_pages(host: Host) -> None:
+    """No budget has those; beside them it is what QEMU was told."""
+    host.write("22/mounts", "none /dev/hugepages hugetlbfs rw,pagesize=2M 0 0\n")
+    for path, ram_kib in (("/dev/shm/x", 3 * GIB), ("/dev/hugepages", 0)):
+        host.write("22/cmdline", f"kvm\0-m\0003G\0-mem-path\0{path}\0")
+        (stranger,) = host.surveyor.survey(frozenset({11}), 0.0).unmanaged
+        assert stranger.ram_kib == ram_kib
+
+
 @pytest.mark.parametrize(
     ("holes", "enabled", "refills"),
     [

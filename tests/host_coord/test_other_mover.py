@@ -380,6 +380,29 @@ def test_what_happened_out_of_sight_is_taken_as_it_is_found(loss: str) -> None:
         assert ledger.set_by_another_kib("a") is None
 
 
+def test_a_pause_ends_no_watch_over_a_found_guest() -> None:
+    """A snapshot, a backup: where it rests afterwards is found as before."""
+    ledger = found_at_rest()
+    for second in range(5):
+        vm = make_vm(actual_kib=RESTS_AT_MIB * MIB, run_state=RunState.PAUSED)
+        at(ledger, second, RESTS_AT_MIB, vm=vm)
+    for second in range(5, 25):
+        assert at(ledger, second, RESTS_AT_MIB) == []
+    set_mib = [ledger.set_by_another_kib("a") for second in range(25, 35) if at(ledger, second, 300) == []]
+    assert 300 * MIB in set_mib
+
+
+def test_a_guest_that_has_said_nothing_since_it_stood_still_may_go_on() -> None:
+    """On a host without a free core a whole guest stands still, and a shrink of the process before with it."""
+    ledger = Ledger()
+    ledger.began_boot("a", 1, 400 * MIB, adopted=True)
+    for second in range(-10, 10):
+        size_mib = RESTS_AT_MIB if second < 0 else 300
+        report = make_report(NOW_S - 11, RESTS_AT_MIB * MIB, alloc_stalls=3)
+        at(ledger, second, size_mib, report=report)
+        assert ledger.set_by_another_kib("a") is None
+
+
 # --- safeguards -----------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,6 +66,23 @@ def test_a_balloon_that_swings_beyond_where_it_was_stopped_has_not_departed() ->
         mover.begun()
         for later_s, size_mib in ((0.2, 500), (0.5, 460), (0.9, 440), (1.4, 470), (2, 500)):
             assert mover.look(heard(size_mib, now_s + later_s), 500 * MIB, now_s + later_s) is Act.OURS
+
+
+@pytest.mark.parametrize("late", ["read", "ordered"])
+def test_what_comes_late_is_no_departure(late: str) -> None:
+    """A size that was read long ago, and what the balloon does before our target is taken: libvirt may be busy."""
+    mover = OtherMover()
+    for time in range(9):
+        now_s = NOW_S + 15 * time
+        mover.begun()
+        for later_s, size_mib in ((0.2, 500), (0.7, 470), (1.4, 440), (1.9, 410), (2.4, 400), (4, 500), (12, 500)):
+            at_s = now_s + later_s
+            guest = heard(size_mib, at_s)
+            if late == "read" and later_s < 3:
+                guest = replace(guest, vm=replace(guest.vm, read_s=at_s - 1.5))
+            elif later_s < 3:
+                guest = replace(guest, on_its_way=True)
+            assert mover.look(guest, 500 * MIB, at_s) is Act.OURS
 
 
 def test_a_balloon_that_comes_back_by_itself_has_not_departed() -> None:

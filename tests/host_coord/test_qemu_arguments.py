@@ -62,6 +62,15 @@ def test_what_is_in_huge_pages_is_counted(options: list[str], kib: int) -> None:
     assert (said.pins, said.hugepages_kib) == ((HUGEPAGES,), kib)
 
 
+@pytest.mark.parametrize("kind", ["mem-path=/dev/hugepages/x", "host-nodes=0,policy=bind"])
+def test_what_guests_share_pins_none_of_them(kind: str) -> None:
+    """A backend that is not the guest's RAM; where no backend is known to be that, any may be."""
+    shared = ["-object", f"memory-backend-file,id=s,size=64M,{kind}", "-device", "ivshmem-plain,memdev=s"]
+    own = ["-object", "memory-backend-ram,id=m,size=4G", "-machine", "q35,memory-backend=m"]
+    assert read_arguments(["kvm", *own, *shared], MOUNTS) == Arguments()
+    assert read_arguments(["kvm", *shared], MOUNTS).pins != ()
+
+
 def test_a_path_is_no_proof_of_huge_pages() -> None:
     """Where mounts are known they decide; where they are not, the name is a reason to leave alone, not to book less."""
     options = ["-object", f"{FILE}/dev/shm/huge", "-machine", "memory-backend=m"]

@@ -138,6 +138,10 @@ def test_what_boots_is_not_in_the_way_for_ever():
     assert most_free_kib(snapshot) == 724 * MIB
     stuck = replace(booting, vm=replace(booting.vm, run_state=RunState.PAUSED))
     assert most_free_kib(make_snapshot(stuck, budget_kib=1024 * MIB)) == 0
+    # Nor one that is left alone, whose claim may never end; and what nobody has listed yet is not there either.
+    left = replace(booting, hands_off="paused by the operator")
+    assert most_free_kib(make_snapshot(left, budget_kib=1024 * MIB)) == 0
+    assert most_free_kib(make_snapshot(booting, budget_kib=1024 * MIB, unlisted_kib=200 * MIB)) == 524 * MIB
 
 
 def test_nothing_is_held_before_everybody_has_been_looked_at():

@@ -131,7 +131,7 @@ class Move:
 
     def doubt(self) -> None:
         """It was out of sight, or a target of ours may not have reached the hypervisor."""
-        if self.found:
+        if self.found or self.target_kib is None:
             # No target of ours is at stake. Where it rests now is found anew, and no doubt comes with that.
             believed = self.other.believed
             self.adopt()
