@@ -89,7 +89,7 @@ def read_arguments(untrusted: Sequence[str], hugetlbfs: Sequence[str] | None = N
                     huge[str(said.get("id", ""))] = _size_kib(said.get("size"), "b")
             if said.get("policy") == "bind" and _one_node(said.get("host-nodes")):
                 backends.append((str(said.get("id", "")), ONE_NODE))
-    pins += [why for name, why in backends if name in used or not used - {""}]
+    pins[:0] = [why for name, why in backends if name in used or not used - {""}]
     hugepages_kib = min(boot_kib, in_path_kib) + sum(kib for name, kib in huge.items() if name in used - {""})
     return Arguments(reporting, tuple(dict.fromkeys(pins)), has_balloon, min(hugepages_kib, MOST_KIB))
 
