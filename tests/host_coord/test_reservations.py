@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ballonet_host_coord.model import Booking, RunState, Survey, UnmanagedGuest
 from ballonet_host_coord.reservations import (
     FIRST_FOR_S,
+    LAST_MIB_AFTER_S,
     Reservation,
     Reservations,
     free_kib,
@@ -142,6 +143,24 @@ def test_what_boots_is_not_in_the_way_for_ever():
     left = replace(booting, hands_off="paused by the operator")
     assert most_free_kib(make_snapshot(left, budget_kib=1024 * MIB)) == 0
     assert most_free_kib(make_snapshot(booting, budget_kib=1024 * MIB, unlisted_kib=200 * MIB)) == 524 * MIB
+
+
+def test_the_last_mib_come_from_the_headroom():
+    """What guests keep because it is too little for a command, once they have been asked: else it would wait for all of
+    its time. No more than that, and never more than the headroom has."""
+    for short_kib, after_s, headroom_mib, held in (
+        (780, LAST_MIB_AFTER_S, 16, 1), (780, LAST_MIB_AFTER_S - 1, 16, 0), (9 * MIB, LAST_MIB_AFTER_S, 16, 0),
+        (3 * MIB, LAST_MIB_AFTER_S, 2, 0),
+    ):  # fmt: skip
+        reservations = Reservations()
+        reservations.ask(wanting(256 * MIB))
+        guests = [make_guest(name, actual_kib=512 * MIB) for name in ("alpha", "beta")]
+        books = make_snapshot(*guests, headroom_kib=headroom_mib * MIB)
+        budget_kib = books.booked_kib + headroom_mib * MIB + 256 * MIB - short_kib
+        snapshot = make_snapshot(
+            *guests, headroom_kib=headroom_mib * MIB, budget_kib=budget_kib, now_s=NOW_S + after_s
+        )
+        assert len(reservations.step(snapshot)) == held, (short_kib, after_s, headroom_mib)
 
 
 def test_nothing_is_held_before_everybody_has_been_looked_at():

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from .arbiter import enter, refilled_kib_of
 from .decision import mib
 from .model import GuestSnapshot, RunState, Snapshot, Survey
+from .pace import SCARCE_LEAST_KIB
 from .settings import OVERHEAD_KIB
 from .water import fill
 
@@ -24,6 +25,10 @@ LONGEST_TIMEOUT_S, LONGEST_HOLD_S = 600.0, 3600.0
 DEFAULT_HOLD_S = 60.0
 """libvirt starts a domain within a second of its `prepare` hook; a restore of a large one reads for minutes first."""
 PENDING_MOST = 256
+LAST_MIB_AFTER_S = 5.0
+"""By then guests have been asked for what it lacks. What each of them keeps because it is too little for a command
+(`pace.SCARCE_LEAST_KIB`) comes from the headroom, as at the end of a release."""
+
 FIRST_FOR_S = 30.0
 """So long one that can be served has those asked for later wait: as long as most wait at all. For longer, who asks for
 much with a long timeout would stop every other start; not at all, and small ones would always be in its way."""
@@ -130,11 +135,13 @@ class Reservations:
             return []
         room_kib = free_kib(snapshot) - self.held_kib
         most_kib = most_free_kib(snapshot) - self.held_kib
+        last_kib = min(snapshot.host.headroom_kib, SCARCE_LEAST_KIB * len(snapshot.guests))
         changed, beyond, blocked = [], set(), False
         for item in waiting:
             # One that has been given up is taken up again when there is clearly enough: guests' floors move a little.
             apart_kib = TAKEN_UP_APART_KIB if item.name in self._beyond else 0
-            if item.size_kib <= room_kib and not blocked:
+            more_kib = last_kib if snapshot.now_s - item.asked_s >= LAST_MIB_AFTER_S else 0
+            if item.size_kib <= room_kib + more_kib and not blocked:
                 room_kib -= item.size_kib
                 self._all[item.name] = held = replace(item, held_since_s=snapshot.now_s)
                 changed.append(held)
