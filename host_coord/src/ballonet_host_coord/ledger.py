@@ -318,8 +318,9 @@ class Ledger:
         goal_kib = max(decided.target_kib, decided.floor_kib)
         actual_kib = guest.vm.actual_kib
         excess_kib = actual_kib - goal_kib
-        if excess_kib <= 0 or not decided.shrinkable:
-            move.asked_kib = None if excess_kib <= 0 else move.asked_kib
+        arrived = excess_kib <= ARRIVED_KIB  # a goal between two pages is never reached
+        if arrived or not decided.shrinkable:
+            move.asked_kib = None if arrived else move.asked_kib
             return None
         least_kib = worthwhile_kib(guest) if not scarce else SCARCE_LEAST_KIB
         if (move.asked_kib is None and excess_kib < least_kib) or now_s < move.leave_until_s:
