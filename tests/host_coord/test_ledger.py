@@ -330,3 +330,14 @@ def test_grants_are_whole_pages():
     ledger.began_boot(guest.name, 1, 512 * MIB, adopted=True)
     orders = ledger.step(snapshot, one_iteration(snapshot))
     assert [order.target_kib for order in orders if isinstance(order, SetTarget)] == [700 * MIB]
+
+
+def test_a_goal_between_two_pages_is_reached() -> None:
+    """Its device rounds up; a consent that would cover more is no reason to set the same target with each reading."""
+    ledger = asked(900, 500)
+    (order,) = step(ledger, (guest_at(900, NOW_S + 1, consent_to(500)), 860), now_s=NOW_S + 1)
+    assert order == SetTarget("a", 860 * MIB, "so decided")
+    for second in range(2, 10):
+        at = guest_at(860, NOW_S + second, consent_to(500))
+        at = replace(at, vm=replace(at.vm, actual_kib=860 * MIB + 3))
+        assert step(ledger, (at, 860), now_s=NOW_S + second) == []
