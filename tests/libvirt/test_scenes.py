@@ -243,7 +243,8 @@ def test_another_mover_is_given_way_to(served: Served, domain: Any) -> None:
     assert size["zwei"] < RAM_KIB - 64 * MIB, size
     wanted = {"eins": (size["eins"] // MIB - 30) * MIB, "zwei": RAM_KIB}
     for name, kib in wanted.items():
-        # One after the other: what the second takes, the first would be shrunk for, before its own move is clear.
+        # One after the other, each at rest: what one takes or gives we would take or give the other in the same second.
+        calm(served)
         domain(name).setMemoryFlags(kib, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         guests = served.until(lambda guests, name=name: "another mover" in guests[name]["why"])
     for name, kib in wanted.items():
