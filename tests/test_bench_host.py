@@ -37,7 +37,7 @@ def test_nothing_is_lost_between_agents_and_coordinator(many: ModuleType, port: 
     assert course.sent - course.last["demands"] <= 6
     stamped = len(course.samples("at_once")) + len(course.samples("reclaimed"))
     assert 0 < stamped <= course.last["demands"]
-    assert min(course.samples("at_once")) > 0
+    assert min([*course.samples("at_once"), *course.samples("reclaimed")]) > 0
     calls = course.calls()
     polled = "query-balloon" if port == "qmp" else "domainListGetStats"
     moved = "balloon" if port == "qmp" else "setMemoryFlags"

@@ -230,7 +230,7 @@ def test_a_guest_that_takes_memory_back_is_not_fought(staged, play):
         known = stage.known("alpha")
         assert counters["vmstat"]["oom_kill"] == 0
         assert actual_kib >= squeezed_kib + 128 * MIB
-        assert any("by itself" in order.why for _, _, orders in turns for order in orders)
+        assert any("the guest's own act" in order.why for _, _, orders in turns for order in orders)
         assert abs((known.hypervisor_target_kib or 0) - actual_kib) <= NEAR_KIB
         assert known.booking.assigned_kib >= actual_kib
         assert shrinks_of(turns, "alpha") == []
