@@ -77,7 +77,18 @@ def test_a_path_is_no_proof_of_huge_pages() -> None:
     assert read_arguments(options, MOUNTS) == Arguments()
     assert read_arguments(["-object", f"{FILE}/dev/hugepages2/x"], MOUNTS) == Arguments()
     assert read_arguments(options) == Arguments(None, (HUGEPAGES,))
-    assert read_arguments(["-m", "4G", "-mem-path", "/mnt/huge"]) == Arguments(None, (HUGEPAGES,))
+    assert read_arguments(["-m", "4G", "-mem-path", "/mnt/huge"]) == Arguments(None, (HUGEPAGES,), ram_kib=4 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("value", "kib"),
+    [("1024", 1 << 20), ("1048576k", 1 << 20), ("size=3G,slots=16,maxmem=9G", 3 << 20), ("2048k,maxmem=4G", 2048),
+     ("size=1073741824B", 1 << 20), ("a lot", 128 << 10)],
+)  # fmt: skip
+def test_a_guests_ram_is_what_its_qemu_was_told(value: str, kib: int) -> None:
+    """In QEMU's ways of saying it; without a word, or with one that is none, it is QEMU's own 128 MiB."""
+    assert read_arguments(["qemu-system-x86_64", "-m", value, "-S"]).ram_kib == kib
+    assert read_arguments(["qemu-system-x86_64", "-S"]).ram_kib == 128 << 10
 
 
 WORDS = st.sampled_from(["-m", "-object", "-device", "-numa", "memory-backend-memfd,hugetlb=on,id=m,size=", "9" * 30])

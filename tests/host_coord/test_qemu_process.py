@@ -20,7 +20,6 @@ from ballonet_host_coord.qemu_process import (
     age_s,
     arguments_of,
     belongs_to,
-    boot_memory_kib,
     find_qemu,
     guest_name,
     run_folders,
@@ -165,17 +164,7 @@ def test_a_process_tells_what_it_was_started_with(tmp_path: Path) -> None:
     assert arguments_of(pid) is None
     (tmp_path / "7").mkdir()
     (tmp_path / "7/cmdline").write_text("kvm\0-m\0002G\0-mem-path\0/mnt/a b/x\0")
-    assert arguments_of(7, str(tmp_path)) == Arguments()
+    assert arguments_of(7, str(tmp_path)) == Arguments(ram_kib=2 << 20)
     (tmp_path / "7/mounts").write_text("tmpfs /mnt tmpfs rw 0 0\nnone /mnt/a\\040b hugetlbfs rw,pagesize=2M 0 0\n")
-    assert arguments_of(7, str(tmp_path)) == Arguments(None, ("it uses hugepages",), hugepages_kib=2 << 20)
-
-
-@pytest.mark.parametrize(
-    ("value", "kib"),
-    [("1024", 1 << 20), ("1048576k", 1 << 20), ("size=3G,slots=16,maxmem=9G", 3 << 20), ("2048k,maxmem=4G", 2048),
-     ("size=1073741824B", 1 << 20), ("a lot", 128 << 10)],
-)  # fmt: skip
-def test_a_guests_ram_is_what_its_qemu_was_told(value: str, kib: int) -> None:
-    """In QEMU's ways of saying it; without a word, or with one that is none, it is QEMU's own 128 MiB."""
-    assert boot_memory_kib(["qemu-system-x86_64", "-m", value, "-S"]) == kib
-    assert boot_memory_kib(["qemu-system-x86_64", "-S"]) == 128 << 10
+    huge = Arguments(None, ("it uses hugepages",), hugepages_kib=2 << 20, ram_kib=2 << 20)
+    assert arguments_of(7, str(tmp_path)) == huge

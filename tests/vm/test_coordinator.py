@@ -241,8 +241,9 @@ async def beside_the_claim(service: Service) -> None:
     alpha, _, bare = status["guests"]
     assert bare["booked_kib"] == BARE_KIB + OVERHEAD_KIB
     assert 650 * MIB < alpha["assigned_kib"] <= BUDGET_MIB * MIB - bare["booked_kib"] - OVERHEAD_KIB
-    # A QEMU's own memory grows by pages, by nobody's order.
-    assert status["host"]["booked_kib"] <= status["host"]["budget_kib"] + MIB
+    # By nobody's order QEMU's own memory may grow beyond what is booked for it at least.
+    grown_kib = alpha["booked_kib"] - alpha["assigned_kib"] - OVERHEAD_KIB
+    assert status["host"]["booked_kib"] <= status["host"]["budget_kib"] + grown_kib
 
 
 async def a_machine_keeps_its_claim_until_it_ends(service: Service, bare: subprocess.Popen[bytes]) -> None:

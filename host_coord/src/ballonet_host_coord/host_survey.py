@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from .budget import HOST_ACCOUNT
 from .cgroups import groups_of, read_optional
 from .model import Account, Survey, UnmanagedGuest
-from .qemu_process import QemuFinder, arguments_of, boot_memory_kib
+from .qemu_process import QemuFinder, arguments_of
 from .residency import parse_status
 
 SCAN_EVERY_S = 30.0
@@ -64,11 +64,8 @@ class Surveyor:
 
     def _ram_kib(self, pid: int) -> int:
         """Of its command line, what is in ordinary memory; 0 for a process that has ended."""
-        arguments = read_optional(f"{self._root}/{pid}/cmdline").split("\0")
         said = arguments_of(pid, self._root)
-        if arguments == [""] or said is None:
-            return 0
-        return max(0, boot_memory_kib(arguments) - said.hugepages_kib)
+        return max(0, said.ram_kib - said.hugepages_kib) if said is not None else 0
 
     def _refills(self) -> bool | None:
         holes = read_optional(f"{self._sys_root}/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none").strip()

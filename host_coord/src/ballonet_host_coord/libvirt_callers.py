@@ -10,7 +10,6 @@ with its QEMU, or with libvirtd.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
+from .left_behind import LEFT_BEHIND
 from .ports import PortError, VmAbsent, VmGone
 
 _T = TypeVar("_T")
@@ -45,13 +45,6 @@ class Threads(Protocol):
         whatever thread."""
 
 
-# trio renamed the argument in 0.23, and warns where the old name is used.
-_LEAVE_BEHIND: dict[str, Any] = {
-    "abandon_on_cancel" if "abandon_on_cancel" in inspect.signature(trio.to_thread.run_sync).parameters
-    else "cancellable": True
-}  # fmt: skip
-
-
 class WorkerThreads:
     """trio's worker threads. Whoever calls bounds their number."""
 
@@ -62,7 +55,7 @@ class WorkerThreads:
             finally:
                 ended()
 
-        return await trio.to_thread.run_sync(job, limiter=trio.CapacityLimiter(1), **_LEAVE_BEHIND)
+        return await trio.to_thread.run_sync(job, limiter=trio.CapacityLimiter(1), **LEFT_BEHIND)
 
 
 class Caller:

@@ -21,6 +21,8 @@ VFIO = "it has a device of the host's (VFIO), which pins its memory"
 ONE_NODE = "its memory is bound to one NUMA node"
 
 MOST_KIB = 1 << 53
+DEFAULT_RAM_KIB = 128 * 1024
+"""QEMU's, for a machine whose command line has no `-m`, or none that is understood."""
 _SUFFIXES = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 
@@ -35,6 +37,8 @@ class Arguments:
     """One that QEMU began with; a plugged one is not in the arguments."""
     hugepages_kib: int = 0
     """How much of its RAM is certainly in huge pages."""
+    ram_kib: int = DEFAULT_RAM_KIB
+    """What `-m` gives the machine at its start."""
 
 
 NOTHING = Arguments()
@@ -91,7 +95,8 @@ def read_arguments(untrusted: Sequence[str], hugetlbfs: Sequence[str] | None = N
                 backends.append((str(said.get("id", "")), ONE_NODE))
     pins[:0] = [why for name, why in backends if name in used or not used - {""}]
     hugepages_kib = min(boot_kib, in_path_kib) + sum(kib for name, kib in huge.items() if name in used - {""})
-    return Arguments(reporting, tuple(dict.fromkeys(pins)), has_balloon, min(hugepages_kib, MOST_KIB))
+    ram_kib = boot_kib or DEFAULT_RAM_KIB
+    return Arguments(reporting, tuple(dict.fromkeys(pins)), has_balloon, min(hugepages_kib, MOST_KIB), ram_kib)
 
 
 def _options(untrusted: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -167,25 +167,6 @@ def _qemu_arguments(pid: int) -> list[str] | None:
         return None
 
 
-DEFAULT_RAM_KIB = 128 * 1024
-"""QEMU's, for a machine whose command line has no `-m`."""
-_SIZE = re.compile(r"(\d{1,15})([bkmgt]?)", re.IGNORECASE)
-_UNIT_SHIFTS = {"b": -10, "k": 0, "m": 10, "": 10, "g": 20, "t": 30}
-
-
-def boot_memory_kib(arguments: Sequence[str]) -> int:
-    """What `-m` gives the machine at its start: `1024`, `1048576k`, `size=1048576k,slots=16,maxmem=8G`."""
-    kib = DEFAULT_RAM_KIB
-    for option, value in itertools.pairwise(arguments):
-        if option in ("-m", "--m"):
-            parts = dict(part.partition("=")[::2] for part in value.split(",") if "=" in part)
-            said = parts.get("size", value.split(",")[0])
-            if size := _SIZE.fullmatch(said):
-                shift = _UNIT_SHIFTS[size[2].lower()]
-                kib = int(size[1]) << shift if shift >= 0 else int(size[1]) >> -shift
-    return kib
-
-
 def guest_name(arguments: Sequence[str]) -> str:
     """What `-name` says; empty where there is none."""
     for option, value in itertools.pairwise(arguments):
