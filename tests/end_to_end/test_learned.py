@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from ballonet_host_coord.model import Domain
 from ballonet_host_coord.ports import PortError
 
 MIB = 1024
@@ -50,3 +51,20 @@ def test_a_disk_that_is_full_is_said_once_and_serves_on(play, caplog):
 
     play(scenario)
     assert caplog.text.count("will not outlive a restart") == 1
+
+
+def test_what_was_learned_of_a_domain_waits_for_libvirt(play):
+    """While the domains are not listed it is written down again, by the age that it has, and not forgotten."""
+
+    async def scenario(stage):
+        stage.house.discovery.tell([Domain("alpha", "uuid of alpha", 1024 * MIB, 512 * MIB, (("minimum", "256M"),))])
+        await trio.sleep(130)
+        ((name, _, at_unix_s, *_),) = stage.house.state.get("learned")
+        stage.house.discovery.away = PortError("libvirt does not answer")
+        await stage.replace_coordinator(away_s=1)
+        await trio.sleep(130)
+        ((kept, _, kept_at_unix_s, *_),) = stage.house.state.get("learned")
+        assert kept == name == "alpha"
+        assert kept_at_unix_s < at_unix_s + 65
+
+    play(scenario, discovered=True)

@@ -57,6 +57,22 @@ def test_deflating_on_stop_leaves_alone_what_is_left_alone(
     assert bool(vm.targets) is given_back
 
 
+def test_an_error_of_ours_at_one_guests_stop_is_that_guests(caplog: pytest.LogCaptureFixture) -> None:
+    """The others are deflated all the same, so it does not leave `stop`; the journal has it."""
+
+    async def broken(target_kib: int) -> None:
+        raise ValueError("nobody foresaw this")
+
+    vm: Any = Vm()
+    vm.set_target = broken
+    session: Any = Session()
+    record = GuestRecord(make_settings(), session, Ledger())
+    record.vm = make_vm()
+    coordinator: Any = None
+    trio.run(Attendant(record, vm, coordinator).stop, StopPolicy.DEFLATE, False)
+    assert "nobody foresaw this" in caplog.text
+
+
 class Coordinator:
     """Time, a ledger with one target, and nobody to wake."""
 
