@@ -52,6 +52,7 @@ CONSTANTS = {
     "VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE": 1, "VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT": 536870912,
     "VIR_CONNECT_LIST_DOMAINS_ACTIVE": 1, "VIR_DOMAIN_AFFECT_LIVE": 1, "VIR_DOMAIN_AFFECT_CONFIG": 2,
     "VIR_DOMAIN_XML_INACTIVE": 2, "VIR_DOMAIN_STATS_STATE": 1, "VIR_DOMAIN_STATS_BALLOON": 4, "VIR_ERR_NO_DOMAIN": 42,
+    "VIR_ERR_OPERATION_INVALID": 55,
     "VIR_DOMAIN_RUNNING": 1, "VIR_DOMAIN_BLOCKED": 2, "VIR_DOMAIN_PAUSED": 3, "VIR_DOMAIN_SHUTDOWN": 4,
     "VIR_DOMAIN_SHUTOFF": 5, "VIR_DOMAIN_CRASHED": 6, "VIR_DOMAIN_PMSUSPENDED": 7,
     "VIR_DOMAIN_RUNNING_BOOTED": 1, "VIR_DOMAIN_RUNNING_MIGRATED": 2, "VIR_DOMAIN_RUNNING_RESTORED": 3,
@@ -100,6 +101,8 @@ class FakeDomain:
         self.control = (0, 0, 0)
         self.hangs = False
         self.occupied = False
+        self.refusal = ""
+        """What libvirt says to whatever needs it running; nothing while it serves."""
 
     def name(self) -> str:
         return self.text_name
@@ -114,6 +117,14 @@ class FakeDomain:
         self.libvirt.asked("XMLDesc")
         return self.definition if flags & self.libvirt.VIR_DOMAIN_XML_INACTIVE else self.xml
 
+    def isActive(self) -> bool:
+        return self.number >= 0
+
+    def _check(self, what: str) -> None:
+        self.libvirt.asked(what)
+        if self.refusal:
+            raise libvirtError(f"Requested operation is not valid: {self.refusal}", 55)
+
     def isPersistent(self) -> int:
         return bool(self.definition)
 
@@ -122,7 +133,7 @@ class FakeDomain:
         return list(self.status)
 
     def jobInfo(self) -> list[int]:
-        self.libvirt.asked("jobInfo")
+        self._check("jobInfo")
         return [self.job] + [0] * 11
 
     def controlInfo(self, flags: int = 0) -> list[int]:
@@ -130,15 +141,15 @@ class FakeDomain:
         return list(self.control)
 
     def memoryStats(self) -> dict[str, int]:
-        self.libvirt.asked("memoryStats")
+        self._check("memoryStats")
         return {"actual": self.actual_kib}
 
     def setMemoryStatsPeriod(self, period: int, flags: int) -> int:
-        self.libvirt.asked("setMemoryStatsPeriod")
+        self._check("setMemoryStatsPeriod")
         return 0
 
     def setMemoryFlags(self, kib: int, flags: int) -> int:
-        self.libvirt.asked("setMemoryFlags")
+        self._check("setMemoryFlags")
         if self.hangs:
             raise Hang
         if kib > self.most_kib:

@@ -338,6 +338,29 @@ def test_refusals_are_errors_and_no_loss() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("asks", ["facts", "set_target"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_who_ends_between_two_calls_is_gone(asks: str, ended: bool) -> None:
+    """libvirt refuses what needs a running domain with one code for many reasons. Only for one that has ended it means
+    that; any other refusal is an error, and the VM is served on."""
+
+    async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
+        domain, vm = fake.domain("web"), hypervisor.vm("web")
+        await vm.connect()
+        await vm.facts()
+        fake.event(domain, fake.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION, 1)
+        domain.refusal = "domain is not running"
+        domain.isActive = lambda: not ended  # type: ignore[method-assign]
+        with pytest.raises(PortError, match="runs no longer" if ended else "is not running") as caught:
+            await (vm.facts() if asks == "facts" else vm.set_target(500_000))
+        assert isinstance(caught.value, VmGone) is ended
+        domain.refusal = ""
+        await trio.sleep(1)
+        assert (await vm.facts()).run_state is RunState.RUNNING
+
+    run(test)
+
+
 def test_a_late_target_does_not_reach_the_next_start() -> None:
     """A domain that was destroyed and started anew while a call waited for its thread is not set by that call."""
 

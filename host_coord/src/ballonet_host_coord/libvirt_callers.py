@@ -198,6 +198,17 @@ def limit(what: str, timeout_s: float) -> Iterator[None]:
         raise VmGone(f"{what}: libvirt does not answer within {timeout_s:g} s") from error
 
 
+def of_running(caller: Caller, domain: Any, function: Callable[[Any], _T]) -> _T:
+    """In a worker thread: what `function` says of this domain. Raises VmGone where libvirt refuses because the domain
+    has ended since it was looked at; its words for that are translated, so it is asked."""
+    try:
+        return function(domain)
+    except caller.lib.libvirtError as error:
+        if error.get_error_code() == caller.lib.VIR_ERR_OPERATION_INVALID and not domain.isActive():
+            raise VmGone(f"{domain.name()}: runs no longer") from error
+        raise
+
+
 def said(error: Any) -> str:
     """libvirt's words, on one line."""
     return " ".join(str(error).split()) or "libvirt does not say why"

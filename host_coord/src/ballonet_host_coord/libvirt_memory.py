@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .hotplug import Mover, Sizes, Split
-from .libvirt_callers import Caller
+from .libvirt_callers import Caller, of_running
 from .libvirt_xml import requesting
 from .model import Hotplug
 from .ports import VmGone
@@ -34,7 +34,8 @@ class DomainMemory:
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
 
         def set_memory(caller: Caller) -> None:
-            _of_start(caller, connection.start).setMemoryFlags(target_kib, live)
+            domain = _of_start(caller, connection.start)
+            of_running(caller, domain, lambda domain: domain.setMemoryFlags(target_kib, live))
 
         await self._link.call(f"{self._name}: target", set_memory)
         connection.not_before_s = self._clock.now()

@@ -12,7 +12,7 @@ import trio
 from .boots import BootTracker, Process
 from .channel_socket import lock_directory, open_channel
 from .hotplug import Sizes
-from .libvirt_callers import Caller
+from .libvirt_callers import Caller, of_running
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_memory import DomainMemory
 from .libvirt_stream import open_stream
@@ -339,7 +339,9 @@ class LibvirtVm:
     async def _call(self, connection: Connection, what: str, function: Callable[[Any], Any]) -> Any:
         """Ask libvirt about this domain; `function` gets its handle, in a worker thread."""
         uuid = connection.start.uuid
-        return await self._link.call(f"{self.name}: {what}", lambda caller: function(caller.domain(uuid)))
+        return await self._link.call(
+            f"{self.name}: {what}", lambda caller: of_running(caller, caller.domain(uuid), function)
+        )
 
     async def _ask_for_statistics(self, connection: Connection) -> None:
         live = self._link.lib.VIR_DOMAIN_AFFECT_LIVE
