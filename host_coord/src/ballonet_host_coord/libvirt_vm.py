@@ -12,7 +12,7 @@ import trio
 from .boots import BootTracker, Process
 from .channel_socket import lock_directory, open_channel
 from .hotplug import Sizes
-from .libvirt_callers import Caller, of_running
+from .libvirt_callers import Caller, LibvirtRefused, of_running
 from .libvirt_link import LinkEvent, LinkEventKind, is_local
 from .libvirt_memory import DomainMemory
 from .libvirt_stream import open_stream
@@ -349,9 +349,7 @@ class LibvirtVm:
             await self._call(
                 connection, "statistics", lambda domain: domain.setMemoryStatsPeriod(STATISTICS_PERIOD_S, live)
             )
-        except VmGone:
-            raise
-        except PortError:
+        except LibvirtRefused:
             return  # a guest without statistics is served all the same, by its agent
 
     def _read_statistics(self, statistics: Mapping[str, Any], read_s: float) -> None:
