@@ -48,7 +48,7 @@ def bench(path: Path, *words: str, **environment: str) -> tuple[str, list[dict[s
     """The table and the figures of one run that had to succeed."""
     done = subprocess.run(
         [sys.executable, str(RUN), "--quick", "--json", str(path), *words],
-        capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment},
+        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, json.loads(path.read_text())["figures"]
@@ -79,7 +79,7 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused_before_anything_runs() -> None:
     """A mistyped name ends the run and names those that there are."""
     done = subprocess.run(
-        [sys.executable, str(RUN), "--only", "codec,stepps"], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, str(RUN), "--only", "codec,stepps"], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -222,6 +222,6 @@ def test_the_probe_stamps_a_trigger_with_the_demand_that_it_caused(monkeypatch: 
 def test_forms_of_a_recording_are_compared() -> None:
     """The script behind the design's table runs, and reads back what it recorded."""
     script = [sys.executable, str(BENCH / "recording.py"), "--guests", "2", "--seconds", "40"]
-    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r" MB an hour", done.stdout)) == 7

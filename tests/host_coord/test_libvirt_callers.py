@@ -111,7 +111,7 @@ def test_what_is_left_behind_is_closed_when_it_ends() -> None:
         callers = Callers("qemu:///system", WorkerThreads())
         go = threading.Event()
         with pytest.raises(VmGone, match="slow: libvirt does not answer"):
-            await callers.call(fake, "slow", lambda caller: go.wait(), 0.05)
+            await callers.call(fake, "slow", lambda caller: go.wait(), 1.0)
         assert await callers.call(fake, "fast", lambda caller: caller.connection is fake.connections[1])
         go.set()
         with trio.fail_after(10):
@@ -147,7 +147,7 @@ def test_waiting_for_a_place_is_no_silence_of_libvirts() -> None:
         callers = Callers("qemu:///system", WorkerThreads())
 
         async def call(number: int) -> None:
-            await callers.call(fake, "call", lambda caller: time.sleep(0.02), 1.0)
+            await callers.call(fake, "call", lambda caller: time.sleep(0.05), 3.0)
             done.append(number)
 
         async with trio.open_nursery() as nursery:

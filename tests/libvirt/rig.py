@@ -195,7 +195,7 @@ class Rig:
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{self.folder}/vmlinuz</kernel>
     <initrd>{self.folder}/initramfs.gz</initrd>
-    <cmdline>console=ttyS0 panic=-1 quiet mitigations=off memhp_default_state=online_movable</cmdline>
+    <cmdline>console=ttyS0 panic=-1 quiet mitigations=off no_timer_check memhp_default_state=online_movable</cmdline>
   </os>
   <features><acpi/><tcg><tb-cache unit='MiB'>32</tb-cache></tcg></features>
   <on_poweroff>destroy</on_poweroff>

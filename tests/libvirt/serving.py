@@ -24,7 +24,7 @@ from ballonet_host_coord.recording import Reading
 
 from .rig import Domain, Rig
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 MIB = 1024
 
 Guests = dict[str, dict[str, Any]]
@@ -87,6 +87,11 @@ class Served:
     def journal(self) -> str:
         return self._log.read_text()
 
+    @property
+    def said(self) -> str:
+        """Its journal since the last `reload`."""
+        return self.journal[self._heard :]
+
     # --- what it says -------------------------------------------------------------------------------------
 
     def ask(self, operation: str, **arguments: Any) -> dict[str, Any]:
@@ -111,10 +116,10 @@ class Served:
     def until_said(self, text: str, within_s: float = PATIENCE_S) -> str:
         """What the journal has said since the last `reload`, at the very moment in which this is in it."""
         ends_s = time.monotonic() + within_s
-        while text not in (said := self.journal[self._heard :]):
+        while text not in self.said:
             assert time.monotonic() < ends_s, self.journal[-3000:]
             time.sleep(0.005)
-        return said
+        return self.said
 
     def turns(self) -> list[dict[str, Any]]:
         """Every turn so far: {"snapshot", "decision"} as recorded."""

@@ -40,10 +40,11 @@ SLOW_QEMU = Path(__file__).parent / "in_guest" / "slow_qemu.py"
 FAKE_QEMU = Path(__file__).parents[1] / "host_coord" / "fake_qemu.py"
 ASKER = """
 import os, sys, time, trio
-from ballonet_host_coord.control import request
+from ballonet_host_coord import control
+control.ANSWER_TIMEOUT_S = 180.0  # what an emulated guest needs for a start, and not the product's patience
 answered = 0
 while not os.path.exists(sys.argv[1]):
-    trio.run(request, sys.argv[2], "status")
+    trio.run(control.request, sys.argv[2], "status")
     answered += 1
     time.sleep(0.1)
 print("answered", answered)
@@ -59,7 +60,7 @@ def write(path: str, text: str) -> str:
 
 async def install_host(course: Course) -> None:
     await course.note("host: files before", FILES)
-    await course.shell.run("apt-get update")
+    await course.shell.run("apt-get update", APT_WITHIN_S)
     await course.note("host: install", f"apt-get install -y --no-install-recommends {PACKAGE}", APT_WITHIN_S)
     await course.note("host: units installed", f"systemctl is-enabled {UNITS}; systemctl is-active {UNITS}")
     await course.note("host: failed", "systemctl --failed --no-legend --plain")
@@ -116,7 +117,7 @@ async def mistreat_host(course: Course) -> None:
     pids.append(await _other_than(course, pids[-1]))
     await course.note("host: journal bitten", f"journalctl --no-pager -o cat -u {SERVICE} | tail -20")
     await run(f"rm -r {dropin} && systemctl daemon-reload")
-    await run(f"echo 'deb [trusted=yes] file:{MIRROR_AT}/newer ./' >{NEWER_LIST} && apt-get update")
+    await run(f"echo 'deb [trusted=yes] file:{MIRROR_AT}/newer ./' >{NEWER_LIST} && apt-get update", APT_WITHIN_S)
     await course.note("host: upgrade", f"apt-get install -y --no-install-recommends {PACKAGE}", APT_WITHIN_S)
     pids.append(await _other_than(course, pids[-1]))
     await run(f"touch {ENOUGH}")
@@ -130,8 +131,8 @@ async def _other_than(course: Course, pid: str) -> str:
     """The process that serves after this one, once it is ready."""
     show = f"systemctl show -P MainPID {SERVICE}"
     there = f"systemctl is-active -q {SERVICE} && [ $({show}) != {pid} ]"
-    wait = f"for i in $(seq 300); do {there} && exec {show}; sleep 0.2; done"
-    return await course.shell.run(f"{wait}; systemctl status --no-pager {UNITS}; exit 1", 180)
+    wait = f"for i in $(seq 900); do {there} && exec {show}; sleep 0.2; done"
+    return await course.shell.run(f"{wait}; systemctl status --no-pager {UNITS}; exit 1", 240)
 
 
 async def break_host(course: Course) -> None:
@@ -164,7 +165,8 @@ async def purge_host(course: Course) -> None:
     await course.note("host: after remove", f"systemctl is-active {UNITS}; ls -d {PATH} {CONFIG}")
     await course.note("host: failed after remove", "systemctl --failed --no-legend --plain")
     await course.note("host: purge", f"apt-get purge -y {PACKAGE} && apt-get autoremove -y --purge", APT_WITHIN_S)
-    await course.shell.run(f"systemctl stop slow-qemu; rm -r /run/vm /run/asked {NEWER_LIST}; apt-get update")
+    await course.shell.run(f"systemctl stop slow-qemu; rm -r /run/vm /run/asked {NEWER_LIST}")
+    await course.shell.run("apt-get update", APT_WITHIN_S)
     await course.note("host: files after", FILES)
     units = "systemctl list-units --all --no-legend --plain 'ballonet.*'"
     await course.note("host: left", f"getent group ballonet; {units}; ls -A /run/ballonet")

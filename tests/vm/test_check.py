@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import trio
 from tests.real_parts import cannot
+from tests.vm.monitors import until_it_answers
 
 from ballonet_host_coord.demo.machine import machine_folder
-from ballonet_host_coord.qmp import QmpClient, QmpClosed
 
 GOOD = "deflate-on-oom=on,free-page-reporting=on"
 PORT = ("-device", "virtio-serial-pci", "-chardev", "socket,id=c,path=NAME.agent,server=on,wait=off", "-device",
@@ -114,17 +114,6 @@ def house() -> Iterator[House]:
             for process in house.processes:
                 process.kill()
                 process.wait()
-
-
-async def until_it_answers(path: str) -> None:
-    """The socket is there before QEMU serves it."""
-    with trio.fail_after(PATIENCE_S):
-        while True:
-            try:
-                await (await QmpClient.connect(path)).aclose()
-                return
-            except QmpClosed:
-                await trio.sleep(0.1)
 
 
 def expected() -> dict[str, dict[str, str]]:

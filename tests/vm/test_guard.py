@@ -223,7 +223,7 @@ async def it_is_paused(seen: Seen, machine: Machine, host: Host) -> None:
     await machine.monitor.call("stop")
     await trio.sleep(PAUSED_S)
     await machine.monitor.call("cont")
-    seen.paused = await host.collect(1.5)
+    seen.paused = await host.collect(5.0)
 
 
 async def it_sleeps(seen: Seen, machine: Machine, guest: Guest, host: Host) -> None:

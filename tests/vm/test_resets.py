@@ -20,6 +20,7 @@ from ballonet_host_coord.model import (
     Command,
     Decision,
     GuestSnapshot,
+    ReportKind,
     SetTarget,
     Settings,
     Snapshot,
@@ -149,12 +150,12 @@ def test_two_guests_on_one_budget_survive_lost_drivers_and_resets(staged, play):
 async def a_driver_that_is_gone_is_noticed_and_comes_back(stage: Stage, beta: Guest) -> None:
     """Without its driver alpha has its whole RAM and no shrink follows: beta is served from the rest, then from all."""
     alpha = stage.machines["alpha"]
-    await stage.until_squeezed("alpha", within_s=90)
+    await stage.until_squeezed("alpha", within_s=180)
     began_s = stage.coordinator.now()
     async with alpha.guest() as guest:
         devices = await guest.run(f"cd {DRIVER}; for d in virtio*; do echo $d; echo $d > unbind; done")
         assert await alpha.monitor.actual_kib() == RAM_KIB
-        await stage.until(lambda: stage.known("alpha").booking.assigned_kib >= RAM_KIB, within_s=5)
+        await stage.until(lambda: stage.known("alpha").booking.assigned_kib >= RAM_KIB, within_s=20)
         await stage.until(lambda: stage.known("alpha").stuck_since_s is not None, within_s=120)
         assert await alpha.monitor.actual_kib() == RAM_KIB
         assert (await beta.hold(200))["usable_s"] is not None
@@ -162,18 +163,21 @@ async def a_driver_that_is_gone_is_noticed_and_comes_back(stage: Stage, beta: Gu
         for device in devices.split():
             await guest.run(f"echo {device} > {DRIVER}/bind")
     await stage.until(lambda: stage.known("alpha").stuck_since_s is None, within_s=90)
-    await stage.until_squeezed("alpha", within_s=60)
+    await stage.until_squeezed("alpha", within_s=180)
     assert (await beta.hold(450))["usable_s"] is not None
 
 
 async def a_reset_is_booked_until_its_driver_answers(stage: Stage, beta: Guest) -> None:
     """A squeezed guest that is reset has its whole RAM until this boot's driver answers, whatever its device says."""
     alpha = stage.machines["alpha"]
-    await stage.until_squeezed("alpha", within_s=60)
+    await stage.until_squeezed("alpha", within_s=180)
     boot = stage.known("alpha").vm.boot
-    squeezed_kib = await alpha.monitor.actual_kib()
     reset_s = stage.coordinator.now()
     await alpha.monitor.call("system_reset")
+    with trio.fail_after(30):
+        while (await alpha.monitor.next_event()).get("event") != "RESET":
+            pass
+    squeezed_kib = await alpha.monitor.actual_kib()  # nothing moves it before the next driver
     wanted: dict[str, Any] = {}
 
     async def want_more() -> None:
@@ -190,7 +194,7 @@ async def a_reset_is_booked_until_its_driver_answers(stage: Stage, beta: Guest) 
         assert await alpha.monitor.actual_kib() >= STARTUP_KIB - NEAR_KIB
 
     turns = [turn for turn in stage.since(reset_s) if guest_of(turn, "alpha").vm.boot > boot]
-    assert turns[0][0].now_s - reset_s < 3
+    assert turns[0][0].now_s - reset_s < 10
     waiting = [turn for turn in turns if turn[0].now_s < answered_s - 1]
     assert len(waiting) >= 3
     for turn in waiting:
@@ -204,6 +208,11 @@ async def a_reset_is_booked_until_its_driver_answers(stage: Stage, beta: Guest) 
     assert wanted["usable_s"] is not None
 
 
+def is_held(guest: GuestSnapshot) -> bool:
+    """Until the balloon's statistics judge in the place of an agent that was heard."""
+    return guest.report is not None and guest.report.kind is ReportKind.AGENT
+
+
 def test_a_guest_that_takes_memory_back_is_not_fought(staged, play):
     """With no swap and nobody to ask, a guest helps itself: its size becomes its target, and nothing shrinks it."""
 
@@ -214,10 +223,10 @@ def test_a_guest_that_takes_memory_back_is_not_fought(staged, play):
     async def scenario() -> Stage:
         async with staged(alone, [MachineSpec("alpha", RAM_KIB, swap=False)]) as stage:
             alpha = stage.machines["alpha"]
-            await stage.until_squeezed("alpha", within_s=90)
+            await stage.until_squeezed("alpha", within_s=180)
             async with alpha.guest() as guest:
                 await guest.run("systemctl stop ballonet-guest-agent")
-                await stage.until(lambda: not stage.coordinator.ledger.is_moving("alpha"), within_s=20)
+                await stage.until(lambda: not stage.coordinator.ledger.is_moving("alpha"), within_s=60)
                 squeezed_kib = await alpha.monitor.actual_kib()
                 began_s = stage.coordinator.now()
                 held = await guest.hold(500)
@@ -225,9 +234,10 @@ def test_a_guest_that_takes_memory_back_is_not_fought(staged, play):
                 for _ in range(30):
                     await trio.sleep(0.5)
                 counters = await guest.counters()
+            await stage.until(lambda: not stage.coordinator.ledger.is_moving("alpha"), within_s=60)
             actual_kib = await alpha.monitor.actual_kib()
-        turns = stage.since(began_s)
-        known = stage.known("alpha")
+            known = stage.known("alpha")
+        turns = [turn for turn in stage.since(began_s) if is_held(guest_of(turn, "alpha"))]
         assert counters["vmstat"]["oom_kill"] == 0
         assert actual_kib >= squeezed_kib + 128 * MIB
         assert any("the guest's own act" in order.why for _, _, orders in turns for order in orders)

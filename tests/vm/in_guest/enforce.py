@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -90,8 +91,12 @@ def grow(limits: types.ModuleType, raise_first: bool) -> dict[str, object]:
         qemu.hold(GROWN_MIB)
         said["grown"] = seen()
         if raise_first:
-            port.set_now(qemu.pid, cell.folder, LIMIT_KIB)
-            said["lowered"] = seen()
+            for _ in range(20):  # what is on its way to the swap the kernel does not wait for
+                port.set_now(qemu.pid, cell.folder, LIMIT_KIB)
+                said["lowered"] = lowered = seen()
+                if lowered["used_kib"] <= LIMIT_KIB:
+                    break
+                time.sleep(0.5)
         said["shared"] = shared(limits, port, qemu.pid)
         port.set_now(0, cell.folder, None)
         said["removed"] = (GROUP / "memory.high").read_text().strip()
