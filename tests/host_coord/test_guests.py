@@ -7,6 +7,8 @@ import pytest
 from ballonet_host_coord.guests import AGENT_GONE_S, GREW_SAID_S, GuestRecord
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
+    OOM_WHY,
+    SOON,
     AgentFacts,
     BalloonStatistics,
     LinkState,
@@ -322,6 +324,17 @@ def test_wish_is_clamped_to_the_machine(running):
     running.wished(Wish(9 * GIB, 1, 2, NOW_S))
     assert running.snapshot(NOW_S).wish.want_kib == GIB
     assert running.snapshot(NOW_S).demand.demand_kib == GIB
+
+
+def test_a_word_of_a_move_waits_for_the_size(running):
+    """Whose act an unannounced move is shows in the size alone: beside the one before it would be a need."""
+    running.wished(Wish(900 * MIB, OOM_WHY, SOON, NOW_S + 3))
+    for read_s, demand_kib in ((NOW_S + 2, 0), (NOW_S + 3, 900 * MIB)):
+        running.vm_read(make_vm(read_s=read_s), None, NOW_S + 3)
+        demand = running.snapshot(NOW_S + 3).demand
+        assert (demand.demand_kib >= 900 * MIB, demand.urgent) == (demand_kib > 0, demand_kib > 0)
+    running.wished(Wish(GIB, OOM_WHY, SOON + 2, NOW_S + 4))
+    assert running.snapshot(NOW_S + 4).demand.demand_kib == GIB
 
 
 def test_facts_without_a_machine_are_dropped(record):

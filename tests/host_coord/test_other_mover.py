@@ -9,6 +9,8 @@ import pytest
 from ballonet_host_coord import other_mover
 from ballonet_host_coord.ledger import Ledger
 from ballonet_host_coord.model import (
+    OOM_WHY,
+    SOON,
     AgentFacts,
     BalloonStatistics,
     Booking,
@@ -23,10 +25,8 @@ from ballonet_host_coord.model import (
 from ballonet_host_coord.other_mover import (
     FOUND_S,
     LOWERED_S,
-    OOM_WHY,
     RAISED_S,
     SETTLED_S,
-    SOON,
 )
 
 from .builders import MIB, NOW_S, make_report, make_vm

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ballonet_host_coord.model import Wish
-from ballonet_host_coord.other_mover import DEPARTURES, OOM_WHY, SOON, Act, OtherMover
+from ballonet_host_coord.model import OOM_WHY, SOON, Wish
+from ballonet_host_coord.other_mover import DEPARTURES, Act, OtherMover
 
 from .builders import MIB, NOW_S
 from .steps import FREE_MIB, RESTS_AT_MIB, heard

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,6 +32,8 @@ def qemu(*arguments: str) -> Iterator[int]:
     """A process with these arguments; its pid."""
     child = subprocess.Popen([sys.executable, "-c", "input()", *arguments], stdin=subprocess.PIPE)
     try:
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # a process that has just begun its program has no arguments yet
         yield child.pid
     finally:
         child.communicate(b"\n")
@@ -108,6 +111,8 @@ def program(name: str, *arguments: str) -> Iterator[int]:
     command = [name, "-c", "input()", *arguments]
     child = subprocess.Popen(command, executable=sys.executable, stdin=subprocess.PIPE)
     try:
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # a process that has just begun its program has no arguments yet
         yield child.pid
     finally:
         child.communicate(b"\n")

@@ -329,6 +329,8 @@ class Attendant:
 
     def wished(self, wish: Wish) -> None:
         self.record.wished(wish)
+        if wish.tells_of_a_move:
+            self._poll_now.set()
         self._coordinator.wake(urgent=True)
 
 

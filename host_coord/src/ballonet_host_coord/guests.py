@@ -83,6 +83,8 @@ class GuestRecord:
         self._report: UsageReport | None = None
         self._agent_report_s = float("-inf")
         self._wish: Wish | None = None
+        self._needs: Wish | None = None
+        """The last one that is a need. Its word that its balloon moved is none before its size is known."""
         self._statistics_s = float("-inf")
         self._ordered_kib: int | None = None
         """The target on its way to the hypervisor, which has not taken it yet as far as we know."""
@@ -144,6 +146,7 @@ class GuestRecord:
         if now_s - self._grew_s >= GREW_SAID_S:
             self._grew = ""
         self._take_statistics(now_s)
+        self._take_need()
         return command
 
     def served(self) -> SetTarget | None:
@@ -192,7 +195,8 @@ class GuestRecord:
             self._report = replace(report, floor_kib=report.floor_kib + unknown_kib)
 
     def wished(self, wish: Wish) -> None:
-        """A DEMAND, clamped to what the guest can have at all. The last one wins."""
+        """A DEMAND, clamped to what the guest can have at all. The last one wins. One that only tells of a move waits
+        until its size was read once more: whose act it was shows there."""
         if self.vm.ram_kib == 0:
             return
         if self._estimate is not None:
@@ -201,8 +205,16 @@ class GuestRecord:
 
     def _take_wish(self, wish: Wish) -> None:
         self._wish = replace(wish, want_kib=max(0, min(wish.want_kib, self.vm.ram_kib)))
+        self._take_need()
+
+    def _take_need(self) -> None:
+        wish = self._wish
+        # Beside the size of before, a word of a move would be a need, and be met with a target.
+        if wish is self._needs or wish is None or (wish.tells_of_a_move and wish.arrived_s > self.vm.read_s):
+            return
+        self._needs = wish
         if self._estimate is not None:
-            self._estimate = remember(self._estimate, self._wish, self.vm)
+            self._estimate = remember(self._estimate, wish, self.vm)
 
     def note_taken_back(self, now_s: float) -> None:
         """The guest took memory back by itself: that is a demand for what it has now (design, harm)."""
@@ -246,7 +258,7 @@ class GuestRecord:
         promised_kib = max(target_kib or 0, self._in_force_kib) if self.is_promised_more else target_kib
         demand = None
         if self._estimate is not None and self.vm.ram_kib:
-            demand = demand_at(self._estimate, self._wish, self.vm, self.settings, now_s, self.tuned)
+            demand = demand_at(self._estimate, self._needs, self.vm, self.settings, now_s, self.tuned)
         return GuestSnapshot(
             settings=self.settings,
             vm=self.vm,
@@ -296,7 +308,7 @@ class GuestRecord:
         self._answered = False
         self._estimate = None
         self._report = None
-        self._wish = None
+        self._wish = self._needs = None
         self._agent_report_s = float("-inf")
         self._statistics_s = float("-inf")
 

@@ -297,6 +297,11 @@ class UsageReport:
     """Hypervisor's scale: the guest refuses to go below."""
 
 
+OOM_WHY = 5
+SOON = 0
+"""The wire's `DemandWhy.OOM` and `Severity.SOON`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """A DEMAND as it arrived: the guest is short and names the size it wants (hypervisor's scale)."""
@@ -307,6 +312,11 @@ class Wish:
     arrived_s: float
     gen: int | None = None
     """The INFLATE that hurts, where the guest blames one."""
+
+    @property
+    def tells_of_a_move(self) -> bool:
+        """`DemandWhy.OOM` at `Severity.SOON`: all that an agent can say of a balloon that moved unannounced."""
+        return (self.why, self.severity) == (OOM_WHY, SOON)
 
 
 # --- what the coordinator makes of it -------------------------------------------------------------------

@@ -67,10 +67,6 @@ DEPARTED_WITHIN_S = 60.0
 """So many departures within this time are another mover's. One may be a target of ours that came too late; two may be
 chance, as a large process that ends beside a small need."""
 
-OOM_WHY = 5
-SOON = 0
-"""`DemandWhy.OOM` at `Severity.SOON`: all that an agent can say of a balloon that moved unannounced."""
-
 
 class Act(Enum):
     """Whose the balloon's last move is."""
@@ -250,7 +246,7 @@ class OtherMover:
             self.need = need
         if guest.agent.session != self.session:
             self.session, self.needed_s = guest.agent.session, now_s  # another boot, or one that slept
-        if wish is not None and (wish.why, wish.severity) != (OOM_WHY, SOON):
+        if wish is not None and not wish.tells_of_a_move:
             self.needed_s = max(self.needed_s, wish.arrived_s)
 
     def _end(self, act: Act) -> Act:
@@ -278,7 +274,7 @@ def _need(guest: GuestSnapshot) -> tuple[str, int, int] | None:
 def _says_it_moved(guest: GuestSnapshot, since_s: float) -> bool:
     """Its agent has seen its balloon give memory that nobody announced."""
     wish = guest.wish
-    return wish is not None and (wish.why, wish.severity) == (OOM_WHY, SOON) and wish.arrived_s > since_s
+    return wish is not None and wish.tells_of_a_move and wish.arrived_s > since_s
 
 
 def _free_kib(guest: GuestSnapshot) -> int | None:
