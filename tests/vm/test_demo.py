@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KEYS = {"simulated", "accelerator", "budget_kib", "budget_exceeded_kib", "taken_back_kib", "oom_kills", "guests"}
+KEYS = {"simulated", "accelerator", "budget_kib", "budget_exceeded_kib", "oom_kills", "guests"}
 GUEST_KEYS = {"name", "demand_met", "seconds_to_usable", "deepest_shortage_kib", "stall_us", "refused"}
 
 
@@ -15,7 +15,7 @@ def test_two_real_guests_share_one_budget(image, tmp_path: Path):
     """`ballonet demo` meets both demands with real guests, never exceeds the budget, and says so to programs."""
     file = tmp_path / "verdict.json"
     command = [str(Path(sys.executable).with_name("ballonet")), "demo", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
     verdict = json.loads(file.read_text())
     assert set(verdict) == KEYS

@@ -123,7 +123,6 @@ async def perform(
         booked_most_kib=judge.booked_most_kib,
         actual_most_kib=judge.actual_most_kib,
         resident_most_kib=judge.resident_most_kib,
-        taken_back_kib=judge.taken_most_kib,
         promised_kib=len(actors) * (RAM_KIB + OVERHEAD_KIB),
         guests=tuple(scores),
     )

@@ -49,23 +49,15 @@ class Judge:
 
     A machine counts with its whole RAM from the moment its QEMU is seen, waiting or not, until its driver has
     answered in this boot. From then on it counts with the most of what it has, what it holds and what it was granted.
-    What a guest takes by itself (deflate-on-oom) beyond what it had or was given is told beside that: nobody can order
-    it, nor refuse it.
     """
 
     budget_kib: int
     booked_most_kib: int = 0
     actual_most_kib: int = 0
     resident_most_kib: int = 0
-    taken_most_kib: int = 0
-    """The most that guests had at once by their own act."""
     refused: dict[str, set[int]] = field(default_factory=dict)
     answered: dict[str, tuple[int | None, int]] = field(default_factory=dict)
     """The boot (QEMU's pid, number) in which a guest's driver was last known to have answered."""
-    given_kib: dict[str, int] = field(default_factory=dict)
-    """What each of those guests had then; less as its balloon takes from it, more as it is granted."""
-    had_kib: dict[str, int] = field(default_factory=dict)
-    """Its size in the turn before."""
 
     @property
     def exceeded_kib(self) -> int:
@@ -73,10 +65,9 @@ class Judge:
 
     def look(self, snapshot: Snapshot) -> None:
         """Take in one turn of the coordinator."""
-        booked_kib = actual_kib = resident_kib = taken_kib = 0
+        booked_kib = actual_kib = resident_kib = 0
         for guest in snapshot.guests:
             booked_kib += self._holds_kib(guest)
-            taken_kib += max(0, guest.vm.actual_kib - self.given_kib.get(guest.name, guest.vm.actual_kib))
             actual_kib += guest.vm.actual_kib
             resident_kib += guest.residency.resident_kib if guest.residency else 0
             consent = guest.agent.consent
@@ -85,30 +76,18 @@ class Judge:
         self.booked_most_kib = max(self.booked_most_kib, booked_kib)
         self.actual_most_kib = max(self.actual_most_kib, actual_kib)
         self.resident_most_kib = max(self.resident_most_kib, resident_kib)
-        self.taken_most_kib = max(self.taken_most_kib, taken_kib)
 
     def _holds_kib(self, guest: GuestSnapshot) -> int:
         """What must be held against the budget for this guest, QEMU's own memory included."""
         vm, residency = guest.vm, guest.residency or Residency(0, 0)
         if vm.run_state in (RunState.ABSENT, RunState.SHUTDOWN):
-            self.given_kib.pop(guest.name, None)
             return residency.resident_kib + residency.overhead_kib
         boot = (vm.qemu_pid, vm.boot)
-        target_kib = guest.hypervisor_target_kib or 0
-        was_answered = self.answered.get(guest.name) == boot
         if _driver_answers(guest):
             self.answered[guest.name] = boot
+        held_kib = max(vm.actual_kib, residency.resident_kib, guest.hypervisor_target_kib or 0)
         if self.answered.get(guest.name) != boot:
-            self.given_kib.pop(guest.name, None)
-            held_kib = max(vm.actual_kib, residency.resident_kib, target_kib, vm.ram_kib)
-        else:
-            given_kib = self.given_kib.get(guest.name, vm.actual_kib) if was_answered else vm.actual_kib
-            # A target that is no more than it had before is no grant: its own act is taken as its size.
-            granted = target_kib > (self.had_kib[guest.name] if was_answered else vm.actual_kib)
-            self.given_kib[guest.name] = given_kib = target_kib if granted else min(given_kib, vm.actual_kib)
-            taken_kib = max(0, vm.actual_kib - given_kib)
-            held_kib = max(given_kib, residency.resident_kib - taken_kib)
-        self.had_kib[guest.name] = vm.actual_kib
+            held_kib = max(held_kib, vm.ram_kib)
         return held_kib + max(guest.settings.overhead_kib, residency.overhead_kib)
 
 
@@ -136,8 +115,6 @@ class Verdict:
     promised_kib: int
     """What all guests together may have: their maximums and their QEMUs' overhead."""
     guests: tuple[GuestScore, ...]
-    taken_back_kib: int = 0
-    """The most that guests had beyond that by their own act."""
 
     @property
     def oom_kills(self) -> int:
@@ -155,7 +132,6 @@ class Verdict:
             "accelerator": self.accelerator,
             "budget_kib": self.budget_kib,
             "budget_exceeded_kib": self.budget_exceeded_kib,
-            "taken_back_kib": self.taken_back_kib,
             "oom_kills": self.oom_kills,
             "guests": [
                 {
@@ -178,8 +154,6 @@ class Verdict:
             + (f": EXCEEDED by {_mib(self.budget_exceeded_kib)}" if self.budget_exceeded_kib else ": never exceeded"),
             f"actual at most {_mib(self.actual_most_kib)}, resident on the host at most {_mib(self.resident_most_kib)}",
         ]
-        if self.taken_back_kib:
-            lines.append(f"beyond that guests took at most {self.taken_back_kib} KiB by themselves (deflate-on-oom)")
         for guest in self.guests:
             took = "not met in time"
             if guest.demand_met and guest.seconds_to_usable is not None:
