@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from ballonet_host_coord.attendant import AGAIN_S, POLL_EVERY_S, POLL_MOVING_S, Attendant, poll_moving_s
 from ballonet_host_coord.guests import GuestRecord
 from ballonet_host_coord.ledger import Ledger
-from ballonet_host_coord.model import SetTarget, StopPolicy
+from ballonet_host_coord.model import OOM_WHY, SOON, SetTarget, StopPolicy, Wish
 from ballonet_host_coord.ports import PortError
 
 from .builders import MIB, make_settings, make_vm
@@ -89,6 +90,15 @@ class Coordinator:
 
     def target_failed(self, name: str) -> None: ...
 
+    def is_moving(self, name: str) -> bool:
+        return False
+
+    moving = 0
+    woken = 0
+
+    def wake(self, urgent: bool = False) -> None:
+        self.woken += 1
+
 
 def test_a_smaller_target_that_was_lost_is_set_once_more() -> None:
     """Memory that a larger one still promises is nobody else's: it must not stay so."""
@@ -126,3 +136,33 @@ def test_moving_guests_are_read_often_while_they_are_few() -> None:
     assert poll_moving_s(1) == poll_moving_s(50) == POLL_MOVING_S
     assert 100 / poll_moving_s(100) == 200
     assert poll_moving_s(5000) == POLL_EVERY_S
+
+
+def test_a_word_of_a_move_is_followed_by_a_reading_at_once() -> None:
+    """Also where it comes in the midst of one: the need in it, if it is one, waits for that alone."""
+
+    async def main() -> None:
+        session: Any = Session()
+        record = GuestRecord(make_settings(), session, Ledger())
+        coordinator: Any = Coordinator(600 * MIB)
+        vm: Any = Vm()
+        attendant: Any = Attendant(record, vm, coordinator)
+
+        async def read() -> None:
+            began_s = trio.current_time()
+            await trio.sleep(0.1)
+            record.vm_read(make_vm(read_s=began_s), None, trio.current_time())
+
+        attendant._read_vm = read
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attendant._poll)
+            await trio.sleep(POLL_EVERY_S * 2 + 0.15)
+            attendant.wished(Wish(900 * MIB, OOM_WHY, SOON, trio.current_time()))
+            assert record.waits_for_size
+            woken = coordinator.woken
+            await trio.sleep(0.2)
+            assert not record.waits_for_size
+            assert coordinator.woken > woken
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -339,8 +339,8 @@ def test_refusals_are_errors_and_no_loss() -> None:
 @pytest.mark.parametrize("asks", ["facts", "set_target"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_who_ends_between_two_calls_is_gone(asks: str, ended: bool) -> None:
-    """libvirt refuses what needs a running domain with one code for many reasons. Only for one that has ended it means
-    that; any other refusal is an error, and the VM is served on."""
+    """libvirt's words for a domain that ran a moment ago are several, so it is asked. Any other refusal is an error,
+    and the VM is served on."""
 
     async def test(fake: FakeLibvirt, hypervisor: LibvirtHypervisor) -> None:
         domain, vm = fake.domain("web"), hypervisor.vm("web")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ballonet_host_coord.ledger import Ledger
-from ballonet_host_coord.model import Booking, Residency, RunState, SetTarget, TellDeflate, Wish
+from ballonet_host_coord.model import OOM_WHY, SOON, Booking, Residency, RunState, SetTarget, TellDeflate, Wish
 from ballonet_host_coord.move import (
     FORGIVEN_S,
     RETRY_MOST_S,
@@ -143,6 +143,14 @@ def test_a_demand_ends_a_shrink_whatever_the_agent_consented_to() -> None:
     wish = Wish(900 * MIB, 1, 2, arrived_s=NOW_S + 2)
     commands = step(stepping(), (guest_at(850, NOW_S + 2, consent_to(500), wish=wish), 500), now_s=NOW_S + 2)
     assert targets(commands) == [850]
+
+
+@pytest.mark.parametrize(("read_s", "stopped_mib"), [(NOW_S + 1, []), (NOW_S + 2, [850])])
+def test_a_word_of_a_move_stops_nothing_before_its_size_is_known(read_s: float, stopped_mib: list[int]) -> None:
+    """A target of ours, set then, would overwrite another mover's."""
+    guest = guest_at(850, NOW_S + 2, consent_to(500), wish=Wish(900 * MIB, OOM_WHY, SOON, arrived_s=NOW_S + 2))
+    guest = replace(guest, vm=replace(guest.vm, read_s=read_s))
+    assert targets(step(stepping(), (guest, 500), now_s=NOW_S + 2)) == stopped_mib
 
 
 @pytest.mark.parametrize("gen", [0, 999])

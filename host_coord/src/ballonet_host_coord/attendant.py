@@ -254,10 +254,11 @@ class Attendant:
 
     async def _poll(self) -> None:
         while True:
-            moving = self._coordinator.ledger.is_moving(self.record.name)
-            self._poll_now = trio.Event()
+            moving = self._coordinator.ledger.is_moving(self.record.name) or self.record.waits_for_size
             with trio.move_on_after(poll_moving_s(self._coordinator.moving) if moving else POLL_EVERY_S):
                 await self._poll_now.wait()
+            moving = moving or self.record.waits_for_size
+            self._poll_now = trio.Event()  # what comes while it is read wants another reading
             await self._read_vm()
             if moving:
                 self._coordinator.wake()

@@ -107,6 +107,11 @@ class GuestRecord:
         return hidden_kib(self._estimate, self.vm) if self._estimate is not None else 0
 
     @property
+    def waits_for_size(self) -> bool:
+        """It has told of a move, and its size was not read since."""
+        return self._wish is not None and self._wish.is_before(self.vm)
+
+    @property
     def is_unseen(self) -> bool:
         """Nobody has looked yet."""
         return self._unseen
@@ -209,8 +214,7 @@ class GuestRecord:
 
     def _take_need(self) -> None:
         wish = self._wish
-        # Beside the size of before, a word of a move would be a need, and be met with a target.
-        if wish is self._needs or wish is None or (wish.tells_of_a_move and wish.arrived_s > self.vm.read_s):
+        if wish is None or wish is self._needs or self.waits_for_size:
             return
         self._needs = wish
         if self._estimate is not None:

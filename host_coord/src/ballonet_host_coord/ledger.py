@@ -240,7 +240,7 @@ class Ledger:
         least_kib = max(actual_kib, min(floor_kib, affordable_kib(guest, room_kib)))
         if move.stepped_s and not move.arrived:
             move.squeezed_s = now_s
-        wish = move.standing_wish(guest.wish)
+        wish = move.standing_wish(guest)
         if move.stepped_s and wish is not None and wish.arrived_s > move.stepped_s:
             if wish.gen is not None:
                 return self._return_step(guest, move, least_kib, room_kib, now_s)
@@ -327,7 +327,7 @@ class Ledger:
             return None
         if not move.arrived or not _reported_since(guest, move.stepped_s, now_s):
             return None
-        wish = move.standing_wish(guest.wish)
+        wish = move.standing_wish(guest)
         if wish is not None and now_s - wish.arrived_s < WISH_FRESH_S and wish.want_kib > goal_kib:
             move.refuses = True  # whoever goes on asking is not waited for
             return None

@@ -200,11 +200,11 @@ def limit(what: str, timeout_s: float) -> Iterator[None]:
 
 def of_running(caller: Caller, domain: Any, function: Callable[[Any], _T]) -> _T:
     """In a worker thread: what `function` says of this domain. Raises VmGone where libvirt refuses because the domain
-    has ended since it was looked at; its words for that are translated, so it is asked."""
+    has ended since it was looked at; it has several codes for that, so it is asked."""
     try:
         return function(domain)
     except caller.lib.libvirtError as error:
-        if error.get_error_code() == caller.lib.VIR_ERR_OPERATION_INVALID and not domain.isActive():
+        if error.get_error_code() != caller.lib.VIR_ERR_NO_DOMAIN and not domain.isActive():
             raise VmGone(f"{domain.name()}: runs no longer") from error
         raise
 

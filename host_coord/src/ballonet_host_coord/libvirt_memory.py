@@ -72,7 +72,10 @@ class DomainMemory:
 
         def update(caller: Caller) -> None:
             domain = _of_start(caller, connection.start)
-            domain.updateDeviceFlags(requesting(domain.XMLDesc(0), requested_kib), live)
+            of_running(
+                caller, domain,
+                lambda domain: domain.updateDeviceFlags(requesting(domain.XMLDesc(0), requested_kib), live),
+            )  # fmt: skip
 
         await self._link.call(f"{self._name}: virtio-mem", update)
         self._hypervisor.outdated(connection.start.uuid)  # libvirt tells of sizes, not of requests

@@ -195,7 +195,7 @@ class LibvirtVm:
             qemu_pid=self.listener_pid,
             migration=connection.migration,
             hands_off="; ".join(domain.hands_off),
-            read_s=poll.read_s,
+            read_s=poll.asked_s,
             hotplug=hotplug,
             hugepages_kib=domain.hugepages_kib,
         )

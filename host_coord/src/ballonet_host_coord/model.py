@@ -297,9 +297,7 @@ class UsageReport:
     """Hypervisor's scale: the guest refuses to go below."""
 
 
-OOM_WHY = 5
-SOON = 0
-"""The wire's `DemandWhy.OOM` and `Severity.SOON`."""
+OOM_WHY, SOON = 5, 0  # the wire's `DemandWhy.OOM` and `Severity.SOON`
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,8 +313,12 @@ class Wish:
 
     @property
     def tells_of_a_move(self) -> bool:
-        """`DemandWhy.OOM` at `Severity.SOON`: all that an agent can say of a balloon that moved unannounced."""
+        """All that an agent can say of a balloon that moved unannounced."""
         return (self.why, self.severity) == (OOM_WHY, SOON)
+
+    def is_before(self, vm: VmFacts) -> bool:
+        """It tells of a move that may be newer than this size: beside it, it would be a need."""
+        return self.tells_of_a_move and self.arrived_s > vm.read_s
 
 
 # --- what the coordinator makes of it -------------------------------------------------------------------

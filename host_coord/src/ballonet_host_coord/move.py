@@ -85,10 +85,13 @@ class Move:
     unclear: bool = False
     """It moved, and whose act that was is not clear yet: no command."""
 
-    def standing_wish(self, wish: Wish | None) -> Wish | None:
-        """What the guest asked for last. Who blames a move that is none of ours, or over, has asked for nothing."""
-        ours = wish is not None and (wish.gen is None or wish.gen == self.gen > 0)
-        return wish if ours else None
+    def standing_wish(self, guest: GuestSnapshot) -> Wish | None:
+        """What the guest asked for last. Who blames a move that is none of ours, or over, has asked for nothing; nor
+        has who tells of one, before its size is known."""
+        wish = guest.wish
+        if wish is None or wish.is_before(guest.vm):
+            return None
+        return wish if wish.gen is None or wish.gen == self.gen > 0 else None
 
     def may_rely_on(self, consent: Consent | None, now_s: float) -> bool:
         """Whether the agent has answered the newest request and its word still holds."""

@@ -189,6 +189,7 @@ class QmpVm:
     async def facts(self) -> VmFacts:
         async with self._facts_lock:
             connection = self._connected()
+            asked_s = self._clock.now()
             said, size, migrating, shown = await self._commands(
                 ("query-status", None),
                 ("query-balloon", None),
@@ -225,7 +226,7 @@ class QmpVm:
                 statistics=self._boots.statistics,
                 statistics_count=self._boots.statistics_count,
                 qemu_pid=connection.qemu_pid,
-                read_s=now_s,
+                read_s=asked_s,
                 migration=migration,
                 hands_off=connection.hands_off,
                 hotplug=hotplug,
