@@ -188,15 +188,17 @@ async def ask(
                 asked += 1
                 began_s = trio.current_time()
                 await agent.demand(want_kib)
-                with trio.move_on_after(ANSWER_WITHIN_S):
-                    while stamps.settled < asked:
-                        await trio.sleep(0.002)
+                await _settled(stamps, asked, ANSWER_WITHIN_S)
                 await trio.sleep_until(began_s + APART_S)
-            with trio.move_on_after(READY_WITHIN_S):  # none comes after the last to settle it
-                while stamps.settled < asked:
-                    await trio.sleep(0.002)
+            await _settled(stamps, asked, READY_WITHIN_S)  # none comes after the last to settle it
         nursery.cancel_scope.cancel()
     return asked
+
+
+async def _settled(stamps: HostStamps, asked: int, within_s: float) -> None:
+    with trio.move_on_after(within_s):
+        while stamps.settled < asked:
+            await trio.sleep(0.002)
 
 
 async def _report_for_ever(agent: ScriptedAgent) -> None:

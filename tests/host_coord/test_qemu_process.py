@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -28,15 +28,22 @@ from ballonet_host_coord.qemu_process import (
 
 
 @contextmanager
-def qemu(*arguments: str) -> Iterator[int]:
-    """A process with these arguments; its pid."""
-    child = subprocess.Popen([sys.executable, "-c", "input()", *arguments], stdin=subprocess.PIPE)
+def program(name: str, *arguments: str) -> Iterator[int]:
+    """A process that calls itself so; its pid."""
+    command = [name, "-c", "input()", *arguments]
+    child = subprocess.Popen(command, executable=sys.executable, stdin=subprocess.PIPE)
     try:
-        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():
-            time.sleep(0.001)  # a process that has just begun its program has no arguments yet
+        # A process that has just begun its program has no arguments yet; the kernel tells nobody when it has.
+        while child.poll() is None and not Path(f"/proc/{child.pid}/cmdline").read_bytes():
+            time.sleep(0.001)
         yield child.pid
     finally:
         child.communicate(b"\n")
+
+
+def qemu(*arguments: str) -> AbstractContextManager[int]:
+    """A process with these arguments; its pid."""
+    return program(sys.executable, *arguments)
 
 
 def ours() -> str:
@@ -103,19 +110,6 @@ def test_a_process_is_known_again_by_its_beginning_and_its_user() -> None:
         assert not belongs_to(process, "+4000000000")
         assert not belongs_to(Process(pid, process.began_wall_s - 60))
     assert not belongs_to(process)
-
-
-@contextmanager
-def program(name: str, *arguments: str) -> Iterator[int]:
-    """A process that calls itself so; its pid."""
-    command = [name, "-c", "input()", *arguments]
-    child = subprocess.Popen(command, executable=sys.executable, stdin=subprocess.PIPE)
-    try:
-        while not Path(f"/proc/{child.pid}/cmdline").read_bytes():
-            time.sleep(0.001)  # a process that has just begun its program has no arguments yet
-        yield child.pid
-    finally:
-        child.communicate(b"\n")
 
 
 def test_every_qemu_is_found_by_its_programs_name() -> None:

@@ -254,13 +254,13 @@ class Attendant:
 
     async def _poll(self) -> None:
         while True:
-            moving = self._coordinator.ledger.is_moving(self.record.name) or self.record.waits_for_size
-            with trio.move_on_after(poll_moving_s(self._coordinator.moving) if moving else POLL_EVERY_S):
+            closely = self._coordinator.ledger.is_moving(self.record.name) or self.record.waits_for_size
+            with trio.move_on_after(poll_moving_s(self._coordinator.moving) if closely else POLL_EVERY_S):
                 await self._poll_now.wait()
-            moving = moving or self.record.waits_for_size
+            closely = closely or self.record.waits_for_size
             self._poll_now = trio.Event()  # what comes while it is read wants another reading
             await self._read_vm()
-            if moving:
+            if closely:
                 self._coordinator.wake()
 
     async def _watch_events(self) -> None:
